@@ -1,0 +1,172 @@
+"""Commands accepted by, and events written to, `attempt-<uuid7>` streams. Owner: provider-bridge."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from shared.contracts.job import ArtifactRef, Checkpoint, Command, Event, PackedDataset
+
+
+class Quote(msgspec.Struct, frozen=True, kw_only=True):
+    """The price an attempt is bound to, fixed when it is requested."""
+
+    hardware: str
+    price_micro_usd_per_hour: int
+
+
+# ---- events ----------------------------------------------------------------------------------------------------------
+
+
+class AttemptRequested(Event, frozen=True, kw_only=True, tag="attempt.requested.v1"):
+    """The bridge owns this run; nothing has been started."""
+
+    job_id: UUID
+    attempt_number: int
+    provider: str
+    quote: Quote
+    config: dict[str, Any]
+    dataloader: list[dict[str, Any]]
+    datasets: list[PackedDataset]
+    resume: Checkpoint | None
+    requested_at: datetime
+
+
+class AttemptLeased(Event, frozen=True, kw_only=True, tag="attempt.leased.v1"):
+    """A bridge process owns the attempt under this epoch; every lower epoch is stale from here on."""
+
+    epoch: int
+    owner: str
+    leased_at: datetime
+
+
+class AttemptStartIntended(Event, frozen=True, kw_only=True, tag="attempt.start_intended.v1"):
+    """Written before the provider is called. A reply that never came is resolved by looking for the tag there."""
+
+    epoch: int
+    token_sha256: str
+    """Digest of the attempt token that the trainer will report under; the token itself is in no event."""
+    intended_at: datetime
+
+
+class AttemptAccepted(Event, frozen=True, kw_only=True, tag="attempt.accepted.v1"):
+    """The provider has the run."""
+
+    epoch: int
+    provider_ref: str
+    accepted_at: datetime
+
+
+class AttemptStarted(Event, frozen=True, kw_only=True, tag="attempt.started.v1"):
+    """The trainer said hello under the attempt's token: metering starts here."""
+
+    started_at: datetime
+    device: str
+
+
+class AttemptCheckpointSaved(Event, frozen=True, kw_only=True, tag="attempt.checkpoint_saved.v1"):
+    """A checkpoint is stored with all its files."""
+
+    checkpoint: Checkpoint
+    saved_at: datetime
+
+
+class AttemptCancelRequested(Event, frozen=True, kw_only=True, tag="attempt.cancel_requested.v1"):
+    """The run must end; its machine is told after this is recorded."""
+
+    requested_at: datetime
+    reason: str
+
+
+class AttemptSucceeded(Event, frozen=True, kw_only=True, tag="attempt.succeeded.v1"):
+    """Terminal: a model was trained. `billed_seconds` counts from `attempt.started` to the end."""
+
+    steps: int
+    final_loss: float | None
+    artifacts: list[ArtifactRef]
+    undelivered: list[str]
+    ended_at: datetime
+    billed_seconds: int
+
+
+class AttemptFailed(Event, frozen=True, kw_only=True, tag="attempt.failed.v1"):
+    """Terminal: the trainer ended by itself without a model."""
+
+    kind: str
+    message: str
+    advice: str | None
+    exit_code: int | None
+    ended_at: datetime
+    billed_seconds: int
+
+
+class AttemptCancelled(Event, frozen=True, kw_only=True, tag="attempt.cancelled.v1"):
+    """Terminal: ended because it was asked to, and confirmed gone."""
+
+    ended_at: datetime
+    billed_seconds: int
+
+
+class AttemptLost(Event, frozen=True, kw_only=True, tag="attempt.lost.v1"):
+    """Terminal: the machine is gone and nobody knows how it ended."""
+
+    message: str
+    ended_at: datetime
+    billed_seconds: int
+
+
+class AttemptLateReport(Event, frozen=True, kw_only=True, tag="attempt.late_report.v1"):
+    """A report that came after the end, kept beside it."""
+
+    report_type: str
+    at: datetime
+
+
+AttemptEvent = (
+    AttemptRequested
+    | AttemptLeased
+    | AttemptStartIntended
+    | AttemptAccepted
+    | AttemptStarted
+    | AttemptCheckpointSaved
+    | AttemptCancelRequested
+    | AttemptSucceeded
+    | AttemptFailed
+    | AttemptCancelled
+    | AttemptLost
+    | AttemptLateReport
+)
+
+# ---- commands; the subject is cmd.provider_bridge.<tag> --------------------------------------------------------------
+
+
+class RequestAttempt(Command, frozen=True, kw_only=True, tag="request_attempt"):
+    """Asks for one run at one provider. A repeat with the same attempt id changes nothing."""
+
+    attempt_id: UUID
+    job_id: UUID
+    attempt_number: int
+    provider: str
+    config: dict[str, Any]
+    dataloader: list[dict[str, Any]]
+    datasets: list[PackedDataset]
+    resume: Checkpoint | None
+    price_micro_usd_per_hour: int
+
+
+class CancelAttempt(Command, frozen=True, kw_only=True, tag="cancel_attempt"):
+    """Ends a run; repeating it, or naming one that has ended, is harmless."""
+
+    attempt_id: UUID
+    reason: str
+
+
+class ReportMilestone(Command, frozen=True, kw_only=True, tag="report_milestone"):
+    """A trainer's report that changes history: hello, checkpoint, done or failed, as sent (see `ReportLine`)."""
+
+    attempt_id: UUID
+    seq: int
+    report_type: str
+    data: dict[str, Any]
+    at: datetime

@@ -1,0 +1,148 @@
+"""Every NATS subject, JetStream stream, durable and permission is made here, and nowhere else."""
+
+from uuid import UUID
+
+import msgspec
+
+EVENTS_STREAM = "EVENTS"
+TELEMETRY_STREAM = "TELEMETRY"
+SERVICES = ("storage", "billing", "provider_bridge", "scheduler", "gateway")
+"""Start order; stopping goes the other way round."""
+
+
+class StreamSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A JetStream stream as the relay creates it. Both may be wiped at any time."""
+
+    name: str
+    subjects: tuple[str, ...]
+    max_age_s: float
+    max_bytes: int
+    duplicate_window_s: float
+
+
+class Durable(msgspec.Struct, frozen=True, kw_only=True):
+    """One service's ordered reading of some categories: a projection or a process manager."""
+
+    service: str
+    purpose: str
+    categories: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """`gateway__jobs_view`."""
+        return f"{self.service}__{self.purpose}"
+
+    @property
+    def filter_subjects(self) -> list[str]:
+        """One `evt.job.>` for each category."""
+        return [f"evt.{category}.>" for category in self.categories]
+
+
+STREAMS = (
+    StreamSpec(
+        name=EVENTS_STREAM,
+        subjects=("evt.>",),
+        max_age_s=0,
+        max_bytes=8 * 1024**3,
+        duplicate_window_s=600,
+    ),
+    StreamSpec(
+        name=TELEMETRY_STREAM,
+        subjects=("tel.>",),
+        max_age_s=3600,
+        max_bytes=1024**3,
+        duplicate_window_s=120,
+    ),
+)
+
+GATEWAY_JOBS_VIEW = Durable(
+    service="gateway", purpose="jobs_view", categories=("job", "attempt", "dataset", "artifact", "account")
+)
+SCHEDULER_JOB_PROCESS = Durable(
+    service="scheduler", purpose="job_process", categories=("job", "attempt", "dataset", "account")
+)
+BRIDGE_ATTEMPTS = Durable(service="provider_bridge", purpose="attempts", categories=("attempt",))
+STORAGE_OBJECTS = Durable(service="storage", purpose="objects", categories=("artifact", "dataset"))
+BILLING_LEDGER = Durable(service="billing", purpose="ledger", categories=("account",))
+BILLING_METERING = Durable(service="billing", purpose="metering", categories=("attempt", "job"))
+DURABLES = (
+    GATEWAY_JOBS_VIEW,
+    SCHEDULER_JOB_PROCESS,
+    BRIDGE_ATTEMPTS,
+    STORAGE_OBJECTS,
+    BILLING_LEDGER,
+    BILLING_METERING,
+)
+
+
+def event_subject(type_: str, stream: str) -> str:
+    """`job.submitted.v1` on `job-<id>` -> `evt.job.submitted.<id>`."""
+    category, name, _version = type_.split(".")
+    return f"evt.{category}.{name}.{stream.partition('-')[2]}"
+
+
+def command_subject(owner: str, tag: str) -> str:
+    """`cmd.scheduler.submit_job`; the owner's replicas share the queue group named like the owner."""
+    return f"cmd.{owner}.{tag}"
+
+
+def telemetry_subject(job_id: UUID, type_: str) -> str:
+    """`tel.<job id>.metrics`: published by storage after the lines are committed; a wake-up, not the record."""
+    return f"tel.{job_id}.{type_}"
+
+
+class BusPermissions(msgspec.Struct, frozen=True, kw_only=True):
+    """What one NATS user may do; nothing else is allowed."""
+
+    user: str
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+    allow_responses: bool
+
+
+_CALLS: dict[str, tuple[str, ...]] = {
+    "gateway": ("scheduler", "storage", "billing", "provider_bridge"),
+    "scheduler": ("storage", "billing", "provider_bridge"),
+    "provider_bridge": ("storage",),
+    "storage": (),
+    "billing": (),
+}
+"""Service -> the owners it sends commands to."""
+
+_EXTRA_PUBLISH: dict[str, tuple[str, ...]] = {"storage": ("tel.>",)}
+_EXTRA_SUBSCRIBE: dict[str, tuple[str, ...]] = {"gateway": ("evt.>", "tel.>")}
+
+
+def inbox_prefix(service: str) -> str:
+    """Replies of one service arrive where no other may listen."""
+    return f"_INBOX_{service}"
+
+
+def service_permissions(service: str) -> BusPermissions:
+    """Send to the owners it calls, answer its own commands, pull from its own durables."""
+    publish = [f"cmd.{owner}.>" for owner in _CALLS[service]]
+    for durable in DURABLES:
+        if durable.service == service:
+            tail = f"{EVENTS_STREAM}.{durable.name}"
+            publish += [f"$JS.API.CONSUMER.MSG.NEXT.{tail}", f"$JS.API.CONSUMER.INFO.{tail}", f"$JS.ACK.{tail}.>"]
+    return BusPermissions(
+        user=service,
+        publish=(*publish, *_EXTRA_PUBLISH.get(service, ())),
+        subscribe=(f"{inbox_prefix(service)}.>", f"cmd.{service}.>", *_EXTRA_SUBSCRIBE.get(service, ())),
+        allow_responses=True,
+    )
+
+
+def relay_permissions() -> BusPermissions:
+    """The relay alone publishes events and keeps streams and durables as this file says."""
+    return BusPermissions(
+        user="relay",
+        publish=("evt.>", "$JS.API.>"),
+        subscribe=(f"{inbox_prefix('relay')}.>", "$JS.EVENT.ADVISORY.>"),
+        allow_responses=False,
+    )
+
+
+def all_permissions() -> list[BusPermissions]:
+    """One entry per NATS user."""
+    return [relay_permissions(), *(service_permissions(service) for service in SERVICES)]

@@ -1,0 +1,1 @@
+"""Names, logs, traces and metrics: one correlation id through every hop."""
