@@ -1,0 +1,1 @@
+"""Programs that set Tunewright up and run it: embedded, in containers, and as a demonstration."""
