@@ -119,8 +119,8 @@ def inbox_prefix(service: str) -> str:
 
 
 def service_permissions(service: str) -> BusPermissions:
-    """Send to the owners it calls, answer its own commands, pull from its own durables."""
-    publish = [f"cmd.{owner}.>" for owner in _CALLS[service]]
+    """Send to the owners it calls, answer its own commands, pull from its own durables, and ask itself if it lives."""
+    publish = [*(f"cmd.{owner}.>" for owner in _CALLS[service]), command_subject(service, "ping")]
     for durable in DURABLES:
         if durable.service == service:
             tail = f"{EVENTS_STREAM}.{durable.name}"
