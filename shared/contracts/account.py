@@ -110,3 +110,13 @@ class SettleJob(Command, frozen=True, kw_only=True, tag="settle_job"):
     """Captures what was metered and releases the rest; once per job. Answers `{"captured_micro_usd": int}`."""
 
     job_id: UUID
+
+
+class ReadJobCost(Command, frozen=True, kw_only=True, tag="read_job_cost"):
+    """Asks what a job was reserved, metered, charged and given back; writes nothing. `not_found` before a reservation.
+
+    Answers `{"reserved_micro_usd", "metered_micro_usd", "captured_micro_usd", "released_micro_usd", "entries":
+    [{"position", "type", "ledger_account", "amount_micro_usd", "at"}]}`; captured is 0 until the job has ended.
+    """
+
+    job_id: UUID

@@ -268,3 +268,12 @@ class DeleteJob(Command, frozen=True, kw_only=True, tag="delete_job"):
     """Hides a job that has ended."""
 
     job_id: UUID
+
+
+class ReadQueue(Command, frozen=True, kw_only=True, tag="read_queue"):
+    """Asks who holds the slots and who waits, in the order in which they would run; writes nothing.
+
+    Answers `{"running": [{"job_id", "user_id", "provider", "attempt_number"}], "waiting": [{"job_id", "user_id",
+    "priority", "position", "reason", "detail", "queued_at", "not_before"}], "limits": {"global", "per_user"}}`;
+    `position` counts from 1, `reason` is one of `JobWaitExplained.reason` or `dispatching`.
+    """
