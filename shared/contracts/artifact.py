@@ -41,6 +41,8 @@ class ArtifactStored(Event, frozen=True, kw_only=True, tag="artifact.stored.v1")
     sha256: str
     content_type: str
     stored_at: datetime
+    md5: str | None = None
+    """Hex; the ETag that S3 clients compare. Not a proof of anything."""
 
 
 ArtifactEvent = DatasetsPacked | DatasetsRefused | ArtifactStored
@@ -74,8 +76,10 @@ class RecordReports(Command, frozen=True, kw_only=True, tag="record_reports"):
 
 
 class ReadReports(Command, frozen=True, kw_only=True, tag="read_reports"):
-    """Reads stored report lines of a job in arrival order; answers `{"lines": [...], "cursor": int}`.
+    """Reads stored report lines of a job in arrival order.
 
+    Answers `{"lines": [...], "cursors": [...], "cursor": int}`: `cursors` holds each line's own cursor, `cursor` is
+    where to read on.
     `after` is a cursor from an earlier answer (0 = from the start); `types` empty means all types. At most `limit`
     lines and 4 MiB come back; `tail` reads the last `limit` lines instead of the first ones after the cursor.
     """
