@@ -101,13 +101,13 @@ class BusPermissions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _CALLS: dict[str, tuple[str, ...]] = {
-    "gateway": ("scheduler", "storage", "billing", "provider_bridge"),
+    "gateway": ("scheduler", "storage", "billing", "provider_bridge", "gateway"),
     "scheduler": ("storage", "billing", "provider_bridge"),
     "provider_bridge": ("storage",),
     "storage": (),
     "billing": (),
 }
-"""Service -> the owners it sends commands to."""
+"""Service -> the owners it sends commands to; the gateway asks every service, itself included, for admin answers."""
 
 _EXTRA_PUBLISH: dict[str, tuple[str, ...]] = {"storage": ("tel.>",)}
 _EXTRA_SUBSCRIBE: dict[str, tuple[str, ...]] = {"gateway": ("evt.>", "tel.>")}
