@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,7 +47,7 @@ def install_tools() -> None:
 
 
 @contextlib.contextmanager
-def docker_daemon() -> Iterator[dict[str, str]]:
+def docker_daemon() -> Generator[dict[str, str]]:
     """A Docker daemon of our own on a private socket; gives the environment that reaches it."""
     socket, pid_file = WORK / "docker.sock", WORK / "docker.pid"
     pid_file.unlink(missing_ok=True)
