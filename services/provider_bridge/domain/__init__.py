@@ -1,0 +1,1 @@
+"""Pure rules of attempts: no I/O, no clock, no random."""

@@ -1,0 +1,371 @@
+"""The attempt decider: one run at one provider, from the request to an end that is never left.
+
+Refusals: `stale_epoch` (another lease owns the attempt), `invalid_job_state` (the phase does not allow it),
+`not_found`, `validation_error`. A repeat gives no events. Time runs in commands only.
+"""
+
+import math
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, TypeVar, assert_never
+
+import msgspec
+
+from services.provider_bridge.domain.attempt_commands import (
+    AttemptCommand,
+    Cancel,
+    Exited,
+    FencedCommand,
+    Gone,
+    IntendStart,
+    NeverStarted,
+    RecordAccepted,
+    RecordObserved,
+    RecordStartRefused,
+    Report,
+    Request,
+    StillRunning,
+    TakeLease,
+)
+from services.provider_bridge.domain.attempt_states import (
+    Absent,
+    Accepted,
+    AttemptState,
+    Ended,
+    Ending,
+    Requested,
+    Run,
+    Running,
+    Starting,
+    evolve,
+    run_of,
+)
+from services.provider_bridge.domain.exits import meaning_of
+from shared.contracts.attempt import (
+    AttemptAccepted,
+    AttemptCancelled,
+    AttemptCancelRequested,
+    AttemptCheckpointSaved,
+    AttemptFailed,
+    AttemptLateReport,
+    AttemptLeased,
+    AttemptLost,
+    AttemptRequested,
+    AttemptStarted,
+    AttemptStartIntended,
+    AttemptSucceeded,
+    ReportMilestone,
+)
+from shared.contracts.job import ArtifactRef, Checkpoint, Event
+from shared.contracts.run import ExitCode
+from shared.decider import Decider
+from shared.problems import Rejected
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class _Hello(msgspec.Struct, frozen=True, kw_only=True):
+    device: str = "unknown"
+
+
+class _Done(msgspec.Struct, frozen=True, kw_only=True):
+    steps: int = 0
+    final_loss: float | None = None
+    artifacts: list[ArtifactRef] = []
+    undelivered: list[str] = []
+
+
+class _Failed(msgspec.Struct, frozen=True, kw_only=True):
+    kind: str = "internal"
+    message: str = "The trainer failed and did not say why."
+    advice: str | None = None
+
+
+def decide(state: AttemptState, command: AttemptCommand) -> Sequence[Event]:
+    """The events that `command` leads to in `state`; raises Rejected when it may not happen."""
+    match command:
+        case Request():
+            return _request(state, command)
+        case Cancel():
+            return _cancel(state, command)
+        case Report():
+            return _report(state, command.command)
+        case _:
+            return _fenced(state, command)
+
+
+def billed_seconds(run: Run, ended_at: datetime) -> int:
+    """Whole seconds, the last one begun counted, from the trainer's hello to the end; 0 if it never said hello."""
+    if not isinstance(run, Running):
+        return 0
+    return max(0, math.ceil((ended_at - run.started_at).total_seconds()))
+
+
+# ---- from outside ----------------------------------------------------------------------------------------------------
+
+
+def _request(state: AttemptState, command: Request) -> list[Event]:
+    if not isinstance(state, Absent):
+        return []
+    asked = command.command
+    return [
+        AttemptRequested(
+            job_id=asked.job_id,
+            attempt_number=asked.attempt_number,
+            provider=asked.provider,
+            quote=command.quote,
+            config=asked.config,
+            dataloader=asked.dataloader,
+            datasets=asked.datasets,
+            resume=asked.resume,
+            requested_at=command.at,
+        )
+    ]
+
+
+def _cancel(state: AttemptState, command: Cancel) -> list[Event]:
+    asked = AttemptCancelRequested(requested_at=command.at, reason=command.command.reason)
+    match state:
+        case Absent():
+            raise Rejected("not_found", "there is no such attempt")
+        case Requested():  # no start was intended, and none can be intended after this: it is gone already
+            return [asked, AttemptCancelled(ended_at=command.at, billed_seconds=0)]
+        case Starting() | Accepted() | Running():
+            return [asked]
+        case Ending() | Ended():
+            return []
+        case _:
+            assert_never(state)
+
+
+def _report(state: AttemptState, report: ReportMilestone) -> list[Event]:
+    match state:
+        case Absent():
+            raise Rejected("not_found", "there is no such attempt")
+        case Requested() | Ending(run=Requested()):
+            raise Rejected("invalid_job_state", "nothing was started that could report")
+        case Ended():
+            return _late(state, report)
+        case Ending():
+            return _milestone(state.run, report, ending=True)
+        case Starting() | Accepted() | Running():
+            return _milestone(state, report, ending=False)
+        case _:
+            assert_never(state)
+
+
+def _milestone(run: Run, report: ReportMilestone, *, ending: bool) -> list[Event]:
+    match report.report_type:
+        case "hello":
+            if isinstance(run, Running):
+                return []
+            return [AttemptStarted(started_at=report.at, device=_read(report, _Hello).device)]
+        case "checkpoint":
+            checkpoint = _read(report, Checkpoint)
+            if checkpoint.step in run.saved_steps:
+                return []
+            return [AttemptCheckpointSaved(checkpoint=checkpoint, saved_at=report.at)]
+        case "done":
+            return [_succeeded(run, report)]
+        case "failed":
+            # After a cancel request the run is over only when it is confirmed gone, which is observed, not reported.
+            return [] if ending else [_failed_report(run, report)]
+        case _:
+            raise Rejected("validation_error", f"{report.report_type} is not a milestone")
+
+
+def _succeeded(run: Run, report: ReportMilestone) -> AttemptSucceeded:
+    done = _read(report, _Done)
+    return AttemptSucceeded(
+        steps=done.steps,
+        final_loss=done.final_loss,
+        artifacts=done.artifacts,
+        undelivered=done.undelivered,
+        ended_at=report.at,
+        billed_seconds=billed_seconds(run, report.at),
+    )
+
+
+def _failed_report(run: Run, report: ReportMilestone) -> AttemptFailed:
+    failed = _read(report, _Failed)
+    return AttemptFailed(
+        kind=failed.kind,
+        message=failed.message,
+        advice=failed.advice,
+        exit_code=None,
+        ended_at=report.at,
+        billed_seconds=billed_seconds(run, report.at),
+    )
+
+
+def _late(state: Ended, report: ReportMilestone) -> list[Event]:
+    if report.report_type in state.late_types or _is_resent(state, report):
+        return []
+    return [AttemptLateReport(report_type=report.report_type, at=report.at)]
+
+
+def _is_resent(state: Ended, report: ReportMilestone) -> bool:
+    """Whether the history already holds this report, so that its arrival after the end is only a lost answer."""
+    match report.report_type:
+        case "hello":
+            return isinstance(state.run, Running)
+        case "checkpoint":
+            return report.data.get("step") in state.run.saved_steps
+        case "done":
+            return state.outcome == "succeeded"
+        case "failed":
+            return state.outcome == "failed" and state.by_report
+        case _:
+            return False
+
+
+def _read(report: ReportMilestone, kind: type[T]) -> T:
+    data: dict[str, Any] = report.data
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        raise Rejected("validation_error", f"the {report.report_type} report cannot be read: {error}") from error
+
+
+# ---- from the bridge, under a lease ----------------------------------------------------------------------------------
+
+
+def _fenced(state: AttemptState, command: FencedCommand) -> list[Event]:
+    if isinstance(state, Absent):
+        raise Rejected("not_found", "there is no such attempt")
+    if isinstance(command, TakeLease):
+        return _take_lease(state, command)
+    epoch = run_of(state).epoch
+    if command.epoch != epoch:
+        raise Rejected("stale_epoch", f"epoch {command.epoch} is not the attempt's present one, {epoch}", epoch=epoch)
+    if isinstance(state, Ended):
+        return []
+    match command:
+        case IntendStart():
+            return _intend_start(state, command)
+        case RecordAccepted():
+            return _accepted(run_of(state), command)
+        case RecordStartRefused():
+            return _start_refused(state, command)
+        case RecordObserved():
+            return _observed(state, command)
+        case _:
+            assert_never(command)
+
+
+def _take_lease(state: Run | Ending | Ended, command: TakeLease) -> list[Event]:
+    run = run_of(state)
+    if command.epoch == run.epoch and command.owner == run.owner:
+        return []
+    if command.epoch <= run.epoch:
+        raise Rejected("stale_epoch", f"epoch {command.epoch} was taken already", epoch=run.epoch)
+    if isinstance(state, Ended):
+        raise Rejected("invalid_job_state", "the attempt has ended; there is nothing to own")
+    return [AttemptLeased(epoch=command.epoch, owner=command.owner, leased_at=command.at)]
+
+
+def _intend_start(state: Run | Ending, command: IntendStart) -> list[Event]:
+    intent = AttemptStartIntended(epoch=command.epoch, token_sha256=command.token_sha256, intended_at=command.at)
+    match state:
+        case Requested():
+            return [intent]
+        case Starting() if state.intent_epoch < command.epoch:
+            return [intent]
+        case Starting() if state.token_sha256 == command.token_sha256:
+            return []
+        case Starting():
+            raise Rejected("invalid_job_state", "this epoch has intended its one start already")
+        case Accepted() | Running() | Ending():
+            raise Rejected("invalid_job_state", "the attempt is past its start")
+        case _:
+            assert_never(state)
+
+
+def _accepted(run: Run, command: RecordAccepted) -> list[Event]:
+    accepted = AttemptAccepted(epoch=command.epoch, provider_ref=command.provider_ref, accepted_at=command.at)
+    match run:
+        case Starting():
+            return [accepted]
+        case Running(provider_ref=None):
+            return [accepted]
+        case Accepted() | Running():
+            if run.provider_ref == command.provider_ref:
+                return []
+            raise Rejected("invalid_job_state", f"the attempt's run is {run.provider_ref}, not {command.provider_ref}")
+        case Requested():
+            raise Rejected("invalid_job_state", "no start was intended")
+        case _:
+            assert_never(run)
+
+
+def _start_refused(state: Run | Ending, command: RecordStartRefused) -> list[Event]:
+    match state:
+        case Requested() | Starting():
+            return [
+                AttemptFailed(
+                    kind="start_refused",
+                    message=command.message,
+                    advice=command.advice,
+                    exit_code=None,
+                    ended_at=command.at,
+                    billed_seconds=0,
+                )
+            ]
+        case Ending(run=Requested() | Starting()):
+            return [AttemptCancelled(ended_at=command.at, billed_seconds=0)]
+        case Accepted() | Running() | Ending():
+            raise Rejected("invalid_job_state", "a run that was accepted cannot be refused")
+        case _:
+            assert_never(state)
+
+
+def _observed(state: Run | Ending, command: RecordObserved) -> list[Event]:
+    seen = command.observation
+    match seen:
+        case StillRunning():
+            return []
+        case Exited():
+            return _exited(state, seen, command)
+        case Gone():
+            return [_vanished(state, seen.message, command.at)]
+        case NeverStarted():
+            if isinstance(state, Requested | Starting):
+                return []
+            return [_vanished(state, "The provider no longer knows this run.", command.at)]
+        case _:
+            assert_never(seen)
+
+
+def _exited(state: Run | Ending, seen: Exited, command: RecordObserved) -> list[Event]:
+    waited_s = (command.at - seen.ended_at).total_seconds()
+    if seen.code == ExitCode.DONE and waited_s < command.report_grace_s:
+        return []
+    run = run_of(state)
+    billed = billed_seconds(run, seen.ended_at)
+    if isinstance(state, Ending):
+        return [AttemptCancelled(ended_at=seen.ended_at, billed_seconds=billed)]
+    meaning = meaning_of(seen.code, seen.last_words)
+    return [
+        AttemptFailed(
+            kind=meaning.kind,
+            message=meaning.message,
+            advice=meaning.advice,
+            exit_code=seen.code,
+            ended_at=seen.ended_at,
+            billed_seconds=billed,
+        )
+    ]
+
+
+def _vanished(state: Run | Ending, message: str, at: datetime) -> Event:
+    billed = billed_seconds(run_of(state), at)
+    if isinstance(state, Ending):
+        return AttemptCancelled(ended_at=at, billed_seconds=billed)
+    return AttemptLost(message=message, ended_at=at, billed_seconds=billed)
+
+
+def _absent() -> AttemptState:
+    return Absent()
+
+
+ATTEMPT: Decider[AttemptState, AttemptCommand] = Decider(initial=_absent(), evolve=evolve, decide=decide)

@@ -1,0 +1,193 @@
+"""The phases of an attempt, and how each event moves them. `evolve` never raises; an event that does not fit is passed.
+
+Absent -> Requested -> Starting -> Accepted -> Running -> Ended
+any of the four in the middle -> Ending (cancel asked, not yet confirmed gone) -> Ended
+"""
+
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+from msgspec.structs import replace
+
+from shared.contracts.attempt import (
+    AttemptAccepted,
+    AttemptCancelled,
+    AttemptCancelRequested,
+    AttemptCheckpointSaved,
+    AttemptFailed,
+    AttemptLateReport,
+    AttemptLeased,
+    AttemptLost,
+    AttemptRequested,
+    AttemptStarted,
+    AttemptStartIntended,
+    AttemptSucceeded,
+)
+from shared.contracts.job import Event
+
+Outcome = Literal["succeeded", "failed", "cancelled", "lost"]
+
+
+class Absent(msgspec.Struct, frozen=True, kw_only=True):
+    """Nobody asked for this attempt."""
+
+
+class Live(msgspec.Struct, frozen=True, kw_only=True):
+    """What every phase between request and end remembers. Epoch 0 = never leased."""
+
+    request: AttemptRequested
+    epoch: int = 0
+    owner: str = ""
+    saved_steps: frozenset[int] = frozenset()
+
+
+class Requested(Live, frozen=True, kw_only=True):
+    """No start was intended: nothing can be running anywhere."""
+
+
+class Starting(Live, frozen=True, kw_only=True):
+    """A start was intended under `intent_epoch`; whether there is a run is known only at the provider."""
+
+    intent_epoch: int
+    token_sha256: str
+
+
+class Accepted(Live, frozen=True, kw_only=True):
+    """The provider has the run; its trainer has not said hello."""
+
+    token_sha256: str
+    provider_ref: str
+
+
+class Running(Live, frozen=True, kw_only=True):
+    """The trainer said hello. It can do so before the bridge has recorded the provider's answer (no ref yet)."""
+
+    token_sha256: str
+    provider_ref: str | None
+    started_at: datetime
+
+
+Run = Requested | Starting | Accepted | Running
+
+
+class Ending(msgspec.Struct, frozen=True, kw_only=True):
+    """Asked to end while in phase `run`; it ends when the run is confirmed gone."""
+
+    run: Run
+    reason: str
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """Terminal, for ever. `late_types` are the reports already noted as late."""
+
+    outcome: Outcome
+    run: Run
+    ended_at: datetime
+    by_report: bool
+    late_types: frozenset[str] = frozenset()
+
+
+AttemptState = Absent | Requested | Starting | Accepted | Running | Ending | Ended
+
+
+def run_of(state: Requested | Starting | Accepted | Running | Ending | Ended) -> Run:
+    """The run a state is about, whatever is being done to it."""
+    return state.run if isinstance(state, Ending | Ended) else state
+
+
+def provider_ref_of(run: Run) -> str | None:
+    """The provider's name for the run, None while no answer of it is recorded."""
+    return run.provider_ref if isinstance(run, Accepted | Running) else None
+
+
+def evolve(state: AttemptState, event: Event) -> AttemptState:
+    """The phase after `event`."""
+    match state:
+        case Absent():
+            return Requested(request=event) if isinstance(event, AttemptRequested) else state
+        case Ended():
+            if isinstance(event, AttemptLateReport):
+                return replace(state, late_types=state.late_types | {event.report_type})
+            return state
+        case Ending():
+            return _ended(state.run, event) or replace(state, run=_evolve_run(state.run, event))
+        case _:
+            if isinstance(event, AttemptCancelRequested):
+                return Ending(run=state, reason=event.reason)
+            return _ended(state, event) or _evolve_run(state, event)
+
+
+def _ended(run: Run, event: Event) -> Ended | None:
+    match event:
+        case AttemptSucceeded():
+            return Ended(outcome="succeeded", run=run, ended_at=event.ended_at, by_report=True)
+        case AttemptFailed():
+            by_report = event.exit_code is None and event.kind != "start_refused"
+            return Ended(outcome="failed", run=run, ended_at=event.ended_at, by_report=by_report)
+        case AttemptCancelled():
+            return Ended(outcome="cancelled", run=run, ended_at=event.ended_at, by_report=False)
+        case AttemptLost():
+            return Ended(outcome="lost", run=run, ended_at=event.ended_at, by_report=False)
+        case _:
+            return None
+
+
+def _evolve_run(run: Run, event: Event) -> Run:
+    match event:
+        case AttemptLeased():
+            return replace(run, epoch=event.epoch, owner=event.owner)
+        case AttemptStartIntended():
+            return _intended(run, event)
+        case AttemptAccepted():
+            return _accepted(run, event)
+        case AttemptStarted():
+            return _started(run, event)
+        case AttemptCheckpointSaved():
+            return replace(run, saved_steps=run.saved_steps | {event.checkpoint.step})
+        case _:
+            return run
+
+
+def _intended(run: Run, event: AttemptStartIntended) -> Run:
+    if not isinstance(run, Requested | Starting):
+        return run
+    return Starting(
+        request=run.request,
+        epoch=run.epoch,
+        owner=run.owner,
+        saved_steps=run.saved_steps,
+        intent_epoch=event.epoch,
+        token_sha256=event.token_sha256,
+    )
+
+
+def _accepted(run: Run, event: AttemptAccepted) -> Run:
+    match run:
+        case Starting():
+            return Accepted(
+                request=run.request,
+                epoch=run.epoch,
+                owner=run.owner,
+                saved_steps=run.saved_steps,
+                token_sha256=run.token_sha256,
+                provider_ref=event.provider_ref,
+            )
+        case Running():
+            return replace(run, provider_ref=event.provider_ref)
+        case _:
+            return run
+
+
+def _started(run: Run, event: AttemptStarted) -> Run:
+    if not isinstance(run, Starting | Accepted):
+        return run
+    return Running(
+        request=run.request,
+        epoch=run.epoch,
+        owner=run.owner,
+        saved_steps=run.saved_steps,
+        token_sha256=run.token_sha256,
+        provider_ref=provider_ref_of(run),
+        started_at=event.started_at,
+    )

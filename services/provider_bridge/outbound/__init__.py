@@ -1,0 +1,1 @@
+"""Whom the bridge calls: providers, and its own lease rows."""
