@@ -236,7 +236,7 @@ def _fenced(state: AttemptState, command: FencedCommand) -> list[Event]:
     if isinstance(command, TakeLease):
         return _take_lease(state, command)
     epoch = run_of(state).epoch
-    if command.epoch != epoch:
+    if command.epoch != epoch or epoch == 0:  # 0 = never leased, owned by nobody
         raise Rejected("stale_epoch", f"epoch {command.epoch} is not the attempt's present one, {epoch}", epoch=epoch)
     if isinstance(state, Ended):
         return []
