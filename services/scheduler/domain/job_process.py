@@ -1,0 +1,241 @@
+"""The road of a job in one match: which fact leads to which request. Pure; `handlers.py` sends what it says.
+
+Every request is harmless when repeated: its command id is derived from the event that caused it and from `purpose`.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from services.scheduler.domain.job_commands import (
+    CompleteDelivery,
+    JobCommand,
+    RecordAttemptCancelled,
+    RecordAttemptFailed,
+    RecordAttemptStarted,
+    RecordCheckpoint,
+    RecordDatasetsPacked,
+    RecordFundsReserved,
+    RecordPreparationRefused,
+    RecordTrainingFinished,
+)
+from shared.contracts.account import FundsRefused, FundsReserved, ReserveFunds, SettleJob
+from shared.contracts.artifact import ConfirmArtifacts, DatasetsPacked, DatasetsRefused, PackDatasets
+from shared.contracts.attempt import (
+    AttemptCancelled,
+    AttemptCheckpointSaved,
+    AttemptFailed,
+    AttemptLost,
+    AttemptStarted,
+    AttemptSucceeded,
+    CancelAttempt,
+    RequestAttempt,
+)
+from shared.contracts.job import (
+    Command,
+    Event,
+    JobCancelled,
+    JobCancelRequested,
+    JobCompleted,
+    JobDatasetsPacked,
+    JobDispatched,
+    JobFailed,
+    JobFundsReserved,
+    JobSubmitted,
+    JobTrainingFinished,
+    PackedDataset,
+)
+from shared.contracts.training_keys import ALIASES, bare_key, coerced
+
+RETRY_LATER = frozenset({"version_conflict", "service_unavailable", "internal_error", "storage_full"})
+"""Refusals that say nothing of the request: it is sent again later."""
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """A command to the owner of another stream."""
+
+    owner: str
+    command: Command
+    purpose: str
+
+
+class Keep(msgspec.Struct, frozen=True, kw_only=True):
+    """A command to the job's own stream."""
+
+    command: JobCommand
+
+
+Outgoing = Ask | Keep
+
+
+class Story(msgspec.Struct, frozen=True, kw_only=True):
+    """What the process needs to know of a job: the fold of the job's stream up to the event at hand."""
+
+    submitted: JobSubmitted | None = None
+    datasets: tuple[PackedDataset, ...] = ()
+    price_micro_usd_per_hour: int = 0
+    attempt_id: UUID | None = None
+
+
+def evolve(story: Story, event: Event) -> Story:
+    """The story after one more event of the job's stream."""
+    match event:
+        case JobSubmitted():
+            return msgspec.structs.replace(story, submitted=event)
+        case JobDatasetsPacked():
+            return msgspec.structs.replace(story, datasets=tuple(event.datasets))
+        case JobFundsReserved():
+            return msgspec.structs.replace(story, price_micro_usd_per_hour=event.price_micro_usd_per_hour)
+        case JobDispatched():
+            return msgspec.structs.replace(story, attempt_id=event.attempt_id)
+        case _:
+            return story
+
+
+def told(events: Iterable[Event]) -> Story:
+    """The fold of a job's events."""
+    story = Story()
+    for event in events:
+        story = evolve(story, event)
+    return story
+
+
+def react(job_id: UUID, story: Story, event: Event, *, stream_id: UUID, at: datetime) -> Sequence[Outgoing]:  # noqa: PLR0911 - one arm for each case
+    """What follows from an event of the job's story; `stream_id` is whose event it is, `at` when it was recorded."""
+    match event:
+        case JobSubmitted():
+            return _prepare(job_id, event, at)
+        case JobDispatched():
+            return _start(job_id, story, event)
+        case JobCancelRequested():
+            return _stop(story, event)
+        case JobTrainingFinished():
+            confirm = ConfirmArtifacts(job_id=job_id, artifacts=event.artifacts)
+            return [Ask(owner="storage", command=confirm, purpose="confirm")]
+        case JobCompleted() | JobFailed() | JobCancelled():
+            return [Ask(owner="billing", command=SettleJob(job_id=job_id), purpose="settle")]
+        case DatasetsPacked():
+            return [Keep(command=RecordDatasetsPacked(datasets=event.datasets, at=at))]
+        case DatasetsRefused():
+            message = f"{event.dataset_id}: {event.message}"
+            return [Keep(command=_refused("dataset_refused", message, event.advice, at))]
+        case FundsReserved():
+            return [Keep(command=_reserved(event.amount_micro_usd, event.price_micro_usd_per_hour, at))]
+        case FundsRefused():
+            return [Keep(command=_refused("funds_refused", event.message, None, at))]
+        case _:
+            return _attempt_fact(stream_id, event)
+
+
+def _attempt_fact(attempt_id: UUID, event: Event) -> Sequence[Outgoing]:  # noqa: PLR0911 - one arm for each case
+    match event:
+        case AttemptStarted():
+            return [Keep(command=RecordAttemptStarted(attempt_id=attempt_id, at=event.started_at))]
+        case AttemptCheckpointSaved():
+            saved = RecordCheckpoint(attempt_id=attempt_id, checkpoint=event.checkpoint, at=event.saved_at)
+            return [Keep(command=saved)]
+        case AttemptFailed():
+            return [Keep(command=_failed(attempt_id, event.kind, event.message, event.advice, event.ended_at))]
+        case AttemptLost():
+            return [Keep(command=_failed(attempt_id, "lost", event.message, None, event.ended_at))]
+        case AttemptCancelled():
+            return [Keep(command=RecordAttemptCancelled(attempt_id=attempt_id, at=event.ended_at))]
+        case AttemptSucceeded():
+            finished = RecordTrainingFinished(
+                attempt_id=attempt_id,
+                steps=event.steps,
+                final_loss=event.final_loss,
+                artifacts=event.artifacts,
+                undelivered=event.undelivered,
+                at=event.ended_at,
+            )
+            return [Keep(command=finished)]
+        case _:
+            return []
+
+
+def answered(ask: Ask, data: dict[str, Any], at: datetime) -> Sequence[Outgoing]:
+    """What follows from an owner's answer; only storage's list of what never arrived leads on."""
+    if not isinstance(ask.command, ConfirmArtifacts):
+        return []
+    missing = msgspec.convert(data["missing"], tuple[str, ...])
+    return [Keep(command=CompleteDelivery(missing=missing, at=at))]
+
+
+def refused(ask: Ask, code: str, detail: str, at: datetime) -> Sequence[Outgoing] | None:
+    """What follows from an owner's refusal; None when nothing sensible does and a person must look."""
+    match ask.command:
+        case PackDatasets():
+            return [Keep(command=_refused("dataset_refused", detail, None, at))]
+        case ReserveFunds():
+            return [Keep(command=_refused("funds_refused", detail, None, at))]
+        case RequestAttempt() as request:
+            return [Keep(command=_failed(request.attempt_id, "start_refused", detail, None, at))]
+        case CancelAttempt() as cancel if code == "not_found":
+            return [Keep(command=RecordAttemptCancelled(attempt_id=cancel.attempt_id, at=at))]
+        case _:
+            return None
+
+
+def max_train_steps(config: dict[str, Any]) -> int | None:
+    """The step count a `--key` config asks for; None when it counts epochs instead."""
+    for given, value in config.items():
+        name = bare_key(given)
+        if ALIASES.get(name, name) == "max_train_steps":
+            steps = coerced(value)
+            return steps if isinstance(steps, int) and steps > 0 else None
+    return None
+
+
+def _prepare(job_id: UUID, event: JobSubmitted, at: datetime) -> Sequence[Outgoing]:
+    reserve = ReserveFunds(
+        job_id=job_id, owner=event.account, provider=event.provider, max_train_steps=max_train_steps(event.config)
+    )
+    if not event.datasets:
+        data: Outgoing = Keep(command=RecordDatasetsPacked(datasets=[], at=at))
+    else:
+        pack = PackDatasets(job_id=job_id, datasets=event.datasets)
+        data = Ask(owner="storage", command=pack, purpose="pack")
+    return [Ask(owner="billing", command=reserve, purpose="reserve"), data]
+
+
+def _start(job_id: UUID, story: Story, event: JobDispatched) -> Sequence[Outgoing]:
+    """Asks for the run even when a cancel came meanwhile: the cancel follows it, and both ends are then on record."""
+    if story.submitted is None:
+        return []
+    request = RequestAttempt(
+        attempt_id=event.attempt_id,
+        job_id=job_id,
+        attempt_number=event.attempt_number,
+        provider=event.provider,
+        config=story.submitted.config,
+        dataloader=story.submitted.dataloader,
+        datasets=list(story.datasets),
+        resume=event.resume,
+        price_micro_usd_per_hour=story.price_micro_usd_per_hour,
+    )
+    return [Ask(owner="provider_bridge", command=request, purpose="request")]
+
+
+def _stop(story: Story, event: JobCancelRequested) -> Sequence[Outgoing]:
+    if story.attempt_id is None:
+        return []
+    cancel = CancelAttempt(attempt_id=story.attempt_id, reason=event.reason)
+    return [Ask(owner="provider_bridge", command=cancel, purpose="cancel")]
+
+
+def _reserved(amount_micro_usd: int, price_micro_usd_per_hour: int, at: datetime) -> RecordFundsReserved:
+    return RecordFundsReserved(
+        reserved_micro_usd=amount_micro_usd, price_micro_usd_per_hour=price_micro_usd_per_hour, at=at
+    )
+
+
+def _refused(kind: str, message: str, advice: str | None, at: datetime) -> RecordPreparationRefused:
+    return RecordPreparationRefused(kind=kind, message=message, advice=advice, at=at)
+
+
+def _failed(attempt_id: UUID, kind: str, message: str, advice: str | None, at: datetime) -> RecordAttemptFailed:
+    return RecordAttemptFailed(attempt_id=attempt_id, kind=kind, message=message, advice=advice, at=at)
