@@ -61,6 +61,9 @@ GATEWAY_JOBS_VIEW = Durable(
 SCHEDULER_JOB_PROCESS = Durable(
     service="scheduler", purpose="job_process", categories=("job", "attempt", "dataset", "account")
 )
+SCHEDULER_QUEUE = Durable(service="scheduler", purpose="queue", categories=("job",))
+"""Read straight from the log inside the dispatch transaction: it has a checkpoint, but no JetStream consumer."""
+
 BRIDGE_ATTEMPTS = Durable(service="provider_bridge", purpose="attempts", categories=("attempt",))
 STORAGE_OBJECTS = Durable(service="storage", purpose="objects", categories=("artifact", "dataset"))
 BILLING_LEDGER = Durable(service="billing", purpose="ledger", categories=("account",))
