@@ -7,7 +7,8 @@ never refused on the paid machine. Every known key has exactly one rule: used, i
 
 import difflib
 import json
-from typing import Any, Literal, NoReturn, cast
+import re
+from typing import Any, Literal, cast
 
 import msgspec
 
@@ -122,23 +123,21 @@ IGNORED = frozenset(
     webhook_config attention_mechanism fuse_qkv_projections dataloader_prefetch dataloader_prefetch_qlen
     disk_low_threshold disk_low_action compress_disk_cache vae_dtype vae_enable_tiling vae_enable_slicing
     vae_cache_ondemand text_cache_ondemand vae_cache_scan_behaviour offload_during_startup
-    enable_xformers_memory_efficient_attention
-    allow_tf32 disable_tf32 gradient_precision quantize_via dynamo_mode ema_device ema_foreach_disable ema_cpu_only
-    delete_invalid_checkpoints validation_negative_prompt validation_torch_compile validation_torch_compile_mode
-    validation_guidance_rescale validation_method evaluation_type num_eval_images eval_dataset_id eval_steps_interval
-    write_batch_size read_batch_size image_processing_batch_size aws_max_pool_connections torch_num_threads
-    max_workers delete_unwanted_images delete_problematic_images skip_file_discovery preserve_data_backend_cache
-    allow_dataset_oversubscription model_flavour train_text_encoder_batch_size text_embed_batch_size
-    print_filenames print_sampler_statistics metadata_update_interval minimum_image_size override_dataset_config
-    user_prompt_library_path hub_token push_to_hub_background set_grads_to_none data_backend_sampling
-    lora_format_version huber_c huber_schedule noise_offset noise_offset_probability flux_fast_schedule
-    ema_update_after_step text_encoder_lr crop crop_style crop_aspect caption_strategy instance_prompt
-    instance_data_dir gradient_checkpointing_backend validation_size i_know_what_i_am_doing accelerator_cache_clear_interval
-   
-    strict_epoch_limit lora_init_step init_lora_step optimizer_release_gradients flow_use_beta_schedule_alpha
-    flow_use_beta_schedule_beta
-    lycoris_config input_perturbation_steps timestep_bias_begin timestep_bias_end timestep_bias_multiplier
-    timestep_bias_portion flow_timesteps_mode checkpointing_rolling_steps checkpoints_rolling_total_limit
+    enable_xformers_memory_efficient_attention allow_tf32 disable_tf32 gradient_precision quantize_via dynamo_mode
+    ema_device ema_foreach_disable ema_cpu_only delete_invalid_checkpoints validation_negative_prompt
+    validation_torch_compile validation_torch_compile_mode validation_guidance_rescale validation_method
+    evaluation_type num_eval_images eval_dataset_id eval_steps_interval write_batch_size read_batch_size
+    image_processing_batch_size aws_max_pool_connections torch_num_threads max_workers delete_unwanted_images
+    delete_problematic_images skip_file_discovery preserve_data_backend_cache allow_dataset_oversubscription
+    model_flavour train_text_encoder_batch_size text_embed_batch_size print_filenames print_sampler_statistics
+    metadata_update_interval minimum_image_size override_dataset_config user_prompt_library_path hub_token
+    push_to_hub_background set_grads_to_none data_backend_sampling lora_format_version huber_c huber_schedule
+    noise_offset noise_offset_probability flux_fast_schedule ema_update_after_step text_encoder_lr crop crop_style
+    crop_aspect caption_strategy instance_prompt instance_data_dir gradient_checkpointing_backend validation_size
+    i_know_what_i_am_doing accelerator_cache_clear_interval strict_epoch_limit lora_init_step init_lora_step
+    optimizer_release_gradients flow_use_beta_schedule_alpha flow_use_beta_schedule_beta lycoris_config
+    input_perturbation_steps timestep_bias_begin timestep_bias_end timestep_bias_multiplier timestep_bias_portion
+    flow_timesteps_mode checkpointing_rolling_steps checkpoints_rolling_total_limit
     """.split()  # noqa: SIM905 -- a word list reads better
 )
 """Known keys about places, tracking, caching and speed that belong to the platform or have no effect on FLUX LoRA."""
@@ -203,7 +202,8 @@ OTHER_FAMILIES = frozenset(
 OTHER_OPTIMIZERS = frozenset(
     """
     ao-adamw8bit ao-adamw4bit ao-adamfp8 adamw_schedulefree bnb-adamw8bit bnb-adamw bnb-lion8bit bnb-ademamix
-    optimi-adamw optimi-lion optimi-stableadamw optimi-adan optimi-ranger soap prodigy adafactor muon came dadaptation stableadamw
+    optimi-adamw optimi-lion optimi-stableadamw optimi-adan optimi-ranger soap prodigy adafactor muon came
+    dadaptation stableadamw
     """.split()  # noqa: SIM905 -- a word list reads better
 )
 
@@ -222,6 +222,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
 
 _FIELDS = {field.name: field for field in msgspec.structs.fields(TrainingSpec) if field.name != "ignored_keys"}
 KNOWN_KEYS = frozenset(_FIELDS) | IGNORED | frozenset(REFUSED) | frozenset(ALIASES)
+_SIZES = re.compile(r"^\s*[1-9]\d{0,4}(x[1-9]\d{0,4})?(\s*,\s*[1-9]\d{0,4}(x[1-9]\d{0,4})?)*\s*$")
 _JSON_FIELDS = {"peft_lora_target_modules", "user_prompt_library"}
 _TEXT_FIELDS = {
     "pretrained_model_name_or_path", "revision", "variant", "validation_prompt", "modelspec_comment",
@@ -287,11 +288,6 @@ def unknown_key(given: str, name: str, known: frozenset[str]) -> FieldProblem:
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     advice = f"Did you mean {nearest[0]}?" if nearest else "Remove it."
     return _problem(given, "unknown_key", f"{name} is not a known key", advice)
-
-
-def reject(field: str, code: ProblemCode, message: str, advice: str) -> NoReturn:
-    """Raise ConfigRejected with a single problem, for checks that need a machine (files, tensors)."""
-    raise ConfigRejected([_problem(field, code, message, advice)])
 
 
 def _problem(field: str, code: ProblemCode, message: str, advice: str) -> FieldProblem:
@@ -360,6 +356,10 @@ def _range_problems(checked: dict[str, Any]) -> list[FieldProblem]:
         if value is not None and not low <= value <= high:
             message = f"{value} is outside {low:g} to {high:g}"
             problems.append(_problem(name, "out_of_range", message, f"Choose a value from {low:g} to {high:g}."))
+    sizes = str(checked.get("validation_resolution", "256"))
+    if not _SIZES.match(sizes):
+        message = f"{sizes!r} is not a list of sizes"
+        problems.append(_problem("validation_resolution", "wrong_type", message, "Use 1024, or 1024,1280x768."))
     return problems
 
 

@@ -1,0 +1,57 @@
+"""One attempt's checked input: the wire `RunSpec` together with the typed config and datasets made from it."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from shared.contracts.dataloader import DatasetSpec, check_dataloader
+from shared.contracts.run import RunSpec
+from shared.contracts.training_keys import ConfigRejected, FieldProblem, TrainingSpec, check_config
+from trainer.failures import AttemptFailed
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything the attempt needs, already checked."""
+
+    run: RunSpec
+    training: TrainingSpec
+    datasets: list[DatasetSpec]
+    config_hash: str
+    """The hex sha256 of the submitted config in canonical JSON; written into every output."""
+
+
+def read_run_spec(path: Path) -> RunSpec:
+    """Read the spec file. Raises AttemptFailed(bad_config) when it is missing or does not fit the contract."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=RunSpec)
+    except (OSError, msgspec.DecodeError) as error:
+        advice = "The spec file is written by the control plane; start the attempt again."
+        raise AttemptFailed("bad_config", f"the run spec cannot be read: {error}", advice) from error
+
+
+def checked_job(run: RunSpec) -> Job:
+    """Check config and dataloader together. Raises AttemptFailed(bad_config) naming every problem."""
+    problems: list[FieldProblem] = []
+    training: TrainingSpec | None = None
+    datasets: list[DatasetSpec] = []
+    try:
+        training = check_config(run.config)
+    except ConfigRejected as rejected:
+        problems.extend(rejected.problems)
+    try:
+        datasets = check_dataloader(run.dataloader)
+    except ConfigRejected as rejected:
+        problems.extend(rejected.problems)
+    if training is None or problems:
+        message = "; ".join(f"{problem.field}: {problem.message}" for problem in problems)
+        advice = " ".join(dict.fromkeys(problem.advice for problem in problems))
+        raise AttemptFailed("bad_config", message, advice)
+    return Job(run=run, training=training, datasets=datasets, config_hash=config_hash(run))
+
+
+def config_hash(run: RunSpec) -> str:
+    """The hex sha256 of the config as submitted, independent of key order."""
+    return hashlib.sha256(msgspec.json.encode(run.config, order="deterministic")).hexdigest()

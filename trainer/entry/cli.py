@@ -1,0 +1,44 @@
+"""`python -m trainer run`: the command line. Secrets come from a file or the environment, never from arguments."""
+
+import argparse
+import os
+from pathlib import Path
+
+from trainer.control import Control
+from trainer.entry.attempt import Options, run_attempt
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run what the command line says and return the exit code (`shared.contracts.run.ExitCode`)."""
+    parsed = _parser().parse_args(arguments)
+    control = Control()
+    control.install_signal_handlers()
+    if parsed.device != "cuda":
+        # More threads make small models slower on a shared CPU and change the order of sums.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    options = Options(
+        spec_path=parsed.spec,
+        work_dir=parsed.work_dir.resolve(),
+        token_file=parsed.token_file,
+        # Taken out of the environment, so that no child process and no crash report carries it.
+        token=os.environ.pop("TRAINER_TOKEN", ""),
+        device=parsed.device,
+        offline=parsed.offline,
+        cache_dir=parsed.cache_dir,
+        **({"drain_s": parsed.drain_s} if parsed.drain_s is not None else {}),
+    )
+    return int(run_attempt(options, control))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m trainer", description="Run one fine-tuning attempt.")
+    commands = parser.add_subparsers(required=True)
+    run = commands.add_parser("run", help="run the attempt that a spec file describes")
+    run.add_argument("--spec", type=Path, required=True, help="RunSpec as JSON")
+    run.add_argument("--work-dir", type=Path, required=True, help="everything the attempt writes lies below")
+    run.add_argument("--token-file", type=Path, help="the attempt's bearer token; or set TRAINER_TOKEN")
+    run.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    run.add_argument("--cache-dir", type=Path, help="share latents and text embeddings between attempts")
+    run.add_argument("--offline", action="store_true", help="talk to no gateway; outputs stay in the work folder")
+    run.add_argument("--drain-s", type=float, help="how long to wait for the gateway at the end (TRAINER_DRAIN_S)")
+    return parser

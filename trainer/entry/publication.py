@@ -1,0 +1,100 @@
+# pyright: basic
+"""What an attempt hands over: checkpoints while training, the LoRA file and a manifest at the end."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from trainer import __version__
+from trainer.config.job import Job
+from trainer.families.registry import family_entries
+from trainer.publish.publisher import Publication, Publisher
+from trainer.publish.upload import OutgoingFile, StoredFile
+from trainer.report.events import Reporter
+from trainer.train.checkpoint import CheckpointWriter, prune
+from trainer.train.trainee import Trainee
+
+_EMA_FOLDER = "ema"
+
+
+class Publishing:
+    """Writes outputs into the work folder and queues them for delivery."""
+
+    def __init__(self, job: Job, work_dir: Path, trainee: Trainee, reporter: Reporter, publisher: Publisher) -> None:
+        self._job, self._work_dir, self.trainee = job, work_dir, trainee
+        self._reporter, self._publisher = reporter, publisher
+        self.artifacts: list[dict[str, Any]] = []
+        """References of the delivered results, complete once the publisher is idle."""
+
+    def save_checkpoint(self) -> None:
+        """Save, queue the upload (manifest last) and delete what is beyond the limit."""
+        root = self._work_dir / "checkpoints"
+        self._reporter.phase("saving", f"step {self.trainee.step}")
+        folder = self.trainee.save(CheckpointWriter(root, self.trainee.step), self._write_adapter)
+        files = [OutgoingFile(folder.path / name, f"{folder.path.name}/{name}") for name in folder.file_names()]
+
+        def report(stored: list[StoredFile]) -> None:
+            self._reporter.emit("checkpoint", step=folder.step, files=[each.reference() for each in stored])
+
+        self._publisher.publish(Publication(files, report, folder=folder.path, replaceable=True))
+        prune(root, self.trainee.spec.checkpoints_total_limit, self._publisher.folders_in_use())
+        self._reporter.phase("training")
+
+    def publish_results(self) -> None:
+        """Write and queue the LoRA file, its moving average if there is one, and the manifest that lists them."""
+        output, trainee = self._work_dir / "output", self.trainee
+        paths = [self._write_adapter(output, trainee.adapter.tensors(), trainee.step)]
+        if trainee.average is not None:
+            paths.append(self._write_adapter(output / _EMA_FOLDER, trainee.average.tensors, trainee.step))
+        files = [OutgoingFile(path, path.relative_to(output).as_posix()) for path in paths]
+        manifest = output / "manifest.json"
+        manifest.write_text(json.dumps(self._manifest([file.name for file in files]), indent=1), encoding="utf-8")
+        for file in [*files, OutgoingFile(manifest, manifest.name, "application/json")]:
+            self._publisher.publish(Publication([file], self._report_artifact))
+
+    def _report_artifact(self, stored: list[StoredFile]) -> None:
+        for each in stored:
+            self._reporter.emit("artifact", content_type=each.content_type, **each.reference())
+            self.artifacts.append(each.reference())
+
+    def _write_adapter(self, folder: Path, tensors: dict[str, Tensor], step: int) -> Path:
+        return self.trainee.adapter.write(folder, tensors, self._facts(step))
+
+    def _facts(self, step: int) -> dict[str, str]:
+        """Metadata that other tools read (`modelspec.*`, `ss_*`) and where the file comes from."""
+        spec, run = self._job.training, self._job.run
+        entry = family_entries()[spec.model_family]
+        facts = {
+            "modelspec.sai_model_spec": "1.0.0",
+            "modelspec.architecture": f"{entry.architecture}/lora",
+            "modelspec.implementation": "diffusers",
+            "modelspec.title": f"{entry.title} LoRA of job {run.job_id}",
+            "modelspec.date": datetime.now(UTC).date().isoformat(),
+            "modelspec.resolution": f"{spec.resolution:g}x{spec.resolution:g}",
+            "modelspec.prediction_type": entry.objective,
+            "ss_base_model_version": entry.architecture,
+            "ss_network_dim": str(spec.lora_rank),
+            "ss_network_alpha": f"{spec.lora_alpha if spec.lora_alpha is not None else spec.lora_rank:g}",
+            "ss_learning_rate": f"{spec.learning_rate:g}",
+            "ss_steps": str(step),
+            "ss_seed": str(spec.seed),
+            "tunewright.trainer_version": __version__,
+            "tunewright.job_id": run.job_id,
+            "tunewright.config_hash": self._job.config_hash,
+        }
+        return {**facts, "modelspec.comment": spec.modelspec_comment} if spec.modelspec_comment else facts
+
+    def _manifest(self, names: list[str]) -> dict[str, Any]:
+        run = self._job.run
+        return {
+            "job_id": run.job_id,
+            "attempt_id": run.attempt_id,
+            "config_hash": self._job.config_hash,
+            "steps": self.trainee.step,
+            "final_loss": self.trainee.last_loss,
+            "base_model": self._job.training.pretrained_model_name_or_path,
+            "files": names,
+        }

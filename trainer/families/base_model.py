@@ -1,0 +1,55 @@
+"""Find the base model: a local diffusers folder, or a hub snapshot (from disk only when HF_HUB_OFFLINE is set)."""
+
+import hashlib
+from pathlib import Path
+
+from trainer.failures import AttemptFailed
+from trainer.files import sha256_of
+
+_WHOLE_HASH_BELOW_BYTES = 64 * 1024 * 1024
+_SAMPLE_BYTES = 1024 * 1024
+_ADVICE = (
+    "Give pretrained_model_name_or_path as a folder on the training machine, or as a hub id that the machine can "
+    "download (set HF_TOKEN for gated models, and unset HF_HUB_OFFLINE)."
+)
+# Only diffusers-layout parts: single-file checkpoints in the same repository would double the download.
+_PARTS = ["model_index.json", "scheduler/*", "text_encoder*/*", "tokenizer*/*", "transformer/*", "vae/*"]
+
+
+def locate(name_or_path: str, revision: str | None) -> Path:
+    """The folder that holds the base model. Raises AttemptFailed(unreachable) with advice when there is none."""
+    folder = Path(name_or_path).expanduser()
+    if (folder / "model_index.json").is_file():
+        return folder
+    if folder.exists() or folder.is_absolute() or name_or_path.startswith("."):
+        raise AttemptFailed("unreachable", f"no diffusers model lies in {name_or_path}", _ADVICE)
+    # Imported here: the hub client is only needed for a base that is not a local folder.
+    from huggingface_hub import snapshot_download  # noqa: PLC0415
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError  # noqa: PLC0415
+
+    try:
+        return Path(snapshot_download(name_or_path, revision=revision, allow_patterns=_PARTS))
+    except (OSError, HfHubHTTPError, HFValidationError, ValueError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        message = f"the base model {name_or_path} was not found: {reason}"
+        raise AttemptFailed("unreachable", message, _ADVICE) from error
+
+
+def fingerprint(folder: Path, parts: tuple[str, ...]) -> str:
+    """A hash of the named parts of a model; of large files the size, head and tail stand for the whole."""
+    digest = hashlib.sha256()
+    for part in parts:
+        for path in sorted((folder / part).rglob("*")):
+            if path.is_file():
+                digest.update(f"{path.relative_to(folder).as_posix()}\0{_content_id(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _content_id(path: Path) -> str:
+    size_bytes = path.stat().st_size
+    if size_bytes < _WHOLE_HASH_BELOW_BYTES:
+        return sha256_of(path)
+    with path.open("rb") as stream:
+        head = stream.read(_SAMPLE_BYTES)
+        stream.seek(-_SAMPLE_BYTES, 2)
+        return hashlib.sha256(head + stream.read() + str(size_bytes).encode()).hexdigest()

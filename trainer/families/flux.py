@@ -1,0 +1,145 @@
+# pyright: basic
+"""FLUX.1: CLIP and T5 text, a 16-channel VAE, 2x2 latent patches as tokens, velocity n - x0 at time sigma."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from PIL import Image
+from torch import Tensor, nn
+
+from shared.contracts.training_keys import TrainingSpec
+from trainer.families.base import BaseModel, Conditioning, RenderRequest
+
+_ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+_CONTEXT = ["add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
+_CONTEXT_FEED_FORWARD = ["ff_context.net.0.proj", "ff_context.net.2"]
+_FEED_FORWARD = ["ff.net.0.proj", "ff.net.2", *_CONTEXT_FEED_FORWARD, "proj_mlp", "proj_out"]
+_TARGETS: dict[str, list[str]] = {
+    "all": [*_ATTENTION, *_CONTEXT],
+    "all+ffs": [*_ATTENTION, *_CONTEXT, *_FEED_FORWARD],
+    "all+ffs+embedder": [*_ATTENTION, *_CONTEXT, *_FEED_FORWARD, "x_embedder"],
+    "context": _CONTEXT,
+    "context+ffs": [*_CONTEXT, *_CONTEXT_FEED_FORWARD],
+    "ai-toolkit": [*_ATTENTION, *_CONTEXT, *_FEED_FORWARD, "norm.linear", "norm1.linear", "norm1_context.linear"],
+    "tiny": ["single_transformer_blocks.7.proj_out", "single_transformer_blocks.20.proj_out"],
+    "nano": ["single_transformer_blocks.7.proj_out"],
+}
+
+
+class Flux:
+    """The FLUX.1 adapter; see `trainer.families.base.Family` for what each method promises."""
+
+    name = "flux"
+    objective: Literal["flow"] = "flow"
+    pixel_multiple = 16
+
+    def load_text_encoders(self, base: BaseModel) -> FluxPipeline:
+        """A pipeline that holds tokenizers and text encoders only."""
+        pipeline = FluxPipeline.from_pretrained(
+            base.folder, transformer=None, vae=None, torch_dtype=base.dtype, local_files_only=True, variant=base.variant
+        )
+        return pipeline.to(base.device)
+
+    def encode_text(self, encoders: FluxPipeline, prompts: list[str], max_length: int) -> Conditioning:
+        """T5 states [B, max_length, d] and the pooled CLIP vector [B, p]."""
+        with torch.no_grad():
+            states, pooled, _ = encoders.encode_prompt(prompts, prompts, max_sequence_length=max_length)
+        return {"prompt_embeds": states.cpu(), "pooled_prompt_embeds": pooled.cpu()}
+
+    def load_vae(self, base: BaseModel) -> AutoencoderKL:
+        """The VAE in float32 on the training device."""
+        vae = AutoencoderKL.from_pretrained(
+            base.folder, subfolder="vae", torch_dtype=torch.float32, local_files_only=True, variant=base.variant
+        )
+        return vae.to(base.device).requires_grad_(False).eval()
+
+    def encode_image(self, vae: AutoencoderKL, pixels: Tensor) -> Tensor:
+        """Mean latents, shifted and scaled to unit variance."""
+        with torch.no_grad():
+            latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mean
+        return ((latents - vae.config.shift_factor) * vae.config.scaling_factor).cpu()
+
+    def load_denoiser(self, base: BaseModel) -> nn.Module:
+        """The transformer, frozen."""
+        denoiser = FluxTransformer2DModel.from_pretrained(
+            base.folder, subfolder="transformer", torch_dtype=base.dtype, local_files_only=True, variant=base.variant
+        )
+        return denoiser.to(base.device).requires_grad_(False).eval()
+
+    def side_multiple(self, base: BaseModel) -> int:
+        """VAE reduction times the 2x2 patch."""
+        config = AutoencoderKL.load_config(base.folder, subfolder="vae", local_files_only=True)
+        return 2 ** (len(config["block_out_channels"]) - 1) * 2
+
+    def sequence_length(self, latents: Tensor) -> int:
+        """One token per 2x2 patch."""
+        return latents.shape[-2] * latents.shape[-1] // 4
+
+    def predict(
+        self, denoiser: nn.Module, noisy: Tensor, sigma: Tensor, conditioning: Conditioning, guidance: float
+    ) -> Tensor:
+        """Pack into tokens, predict, unpack."""
+        batch, channels, height, width = noisy.shape
+        tokens = FluxPipeline._pack_latents(noisy, batch, channels, height, width)  # noqa: SLF001 -- its only home
+        states = conditioning["prompt_embeds"]
+        scale = torch.full((batch,), guidance, device=noisy.device, dtype=noisy.dtype)
+        output = denoiser(
+            hidden_states=tokens,
+            timestep=sigma,
+            guidance=scale if denoiser.config.guidance_embeds else None,
+            pooled_projections=conditioning["pooled_prompt_embeds"],
+            encoder_hidden_states=states,
+            txt_ids=torch.zeros(states.shape[1], 3, device=noisy.device, dtype=noisy.dtype),
+            img_ids=_patch_positions(height // 2, width // 2, noisy),
+            return_dict=False,
+        )[0]
+        return FluxPipeline._unpack_latents(output, height, width, 1)  # noqa: SLF001 -- its only home
+
+    def lora_targets(self, spec: TrainingSpec) -> list[str]:
+        """`peft_lora_target_modules` wins over `flux_lora_target`."""
+        return spec.peft_lora_target_modules or _TARGETS[spec.flux_lora_target]
+
+    def gradient_checkpointing(self, denoiser: nn.Module) -> None:
+        """Recompute every block in the backward pass."""
+        denoiser.enable_gradient_checkpointing()
+
+    def render(self, denoiser: nn.Module, vae: AutoencoderKL, base: BaseModel, request: RenderRequest) -> Image.Image:
+        """Draw with the public pipeline, so that a sample shows what users of the file will get."""
+        scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(base.folder, subfolder="scheduler")
+        pipeline = FluxPipeline(
+            transformer=denoiser, vae=vae, scheduler=scheduler,
+            text_encoder=None, text_encoder_2=None, tokenizer=None, tokenizer_2=None,
+        )  # fmt: skip
+        pipeline.set_progress_bar_config(disable=True)
+        dtype = next(denoiser.parameters()).dtype
+        tokens = pipeline(
+            **{name: tensor.to(base.device, dtype) for name, tensor in request.conditioning.items()},
+            width=request.width, height=request.height, num_inference_steps=request.steps,
+            guidance_scale=request.guidance, output_type="latent",
+            generator=torch.Generator().manual_seed(request.seed),
+        ).images  # fmt: skip
+        latents = pipeline._unpack_latents(tokens, request.height, request.width, pipeline.vae_scale_factor)  # noqa: SLF001
+        latents = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
+        with torch.no_grad():
+            pixels = vae.decode(latents, return_dict=False)[0]
+        return pipeline.image_processor.postprocess(pixels, output_type="pil")[0]
+
+    def save_lora(self, folder: Path, tensors: Conditioning, adapter_config: dict[str, Any]) -> Path:
+        """`pytorch_lora_weights.safetensors` with diffusers' keys and adapter metadata."""
+        FluxPipeline.save_lora_weights(
+            folder, transformer_lora_layers=tensors, transformer_lora_adapter_metadata=adapter_config
+        )
+        return folder / "pytorch_lora_weights.safetensors"
+
+
+def _patch_positions(rows: int, columns: int, like: Tensor) -> Tensor:
+    """Position ids [rows*columns, 3]: (0, row, column)."""
+    ids = torch.zeros(rows, columns, 3, device=like.device, dtype=like.dtype)
+    ids[..., 1] += torch.arange(rows, device=like.device, dtype=like.dtype)[:, None]
+    ids[..., 2] += torch.arange(columns, device=like.device, dtype=like.dtype)[None, :]
+    return ids.reshape(rows * columns, 3)
+
+
+FAMILY = Flux()

@@ -1,0 +1,1 @@
+"""Files delivered to the gateway."""

@@ -1,0 +1,119 @@
+"""The thread that delivers files in order, so that a slow or absent gateway never holds up a training step."""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.control import Control
+from trainer.patience import Patience
+from trainer.publish.upload import OutgoingFile, Store, StoredFile, UploadDelayed, UploadRefused
+from trainer.report.events import Reporter
+from trainer.report.gateway import Backoff
+
+_log = logging.getLogger("trainer.publish")
+
+
+@dataclass(frozen=True)
+class Publication:
+    """Files that belong together. `report` runs once all of them are stored; `folder` must not be deleted before."""
+
+    files: list[OutgoingFile]
+    report: Callable[[list[StoredFile]], None]
+    folder: Path | None = None
+    replaceable: bool = False
+    """A newer replaceable publication makes a waiting one pointless (an old checkpoint)."""
+
+
+class Publisher:
+    """A queue and one thread. Every method may be called from the training thread."""
+
+    def __init__(self, store: Store, reporter: Reporter, control: Control) -> None:
+        self._store = store
+        self._reporter = reporter
+        self._control = control
+        self._backoff = Backoff()
+        self._changed = threading.Condition()
+        self._queue: list[Publication] = []
+        self._current: Publication | None = None
+        self._giving_up = threading.Event()
+        self._undelivered: list[str] = []
+        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+
+    def start(self) -> None:
+        """Begin to deliver in the background."""
+        self._thread.start()
+
+    def publish(self, publication: Publication) -> None:
+        """Queue files for delivery and return at once."""
+        with self._changed:
+            if publication.replaceable:
+                self._queue = [waiting for waiting in self._queue if not waiting.replaceable]
+            self._queue.append(publication)
+            self._changed.notify_all()
+
+    def folders_in_use(self) -> set[Path]:
+        """Folders whose files are still to be sent."""
+        with self._changed:
+            waiting = [*self._queue, *([self._current] if self._current else [])]
+            return {publication.folder for publication in waiting if publication.folder}
+
+    def wait(self, patience: Patience) -> list[str]:
+        """Wait for the queue to empty; then, or when patience ends, return the names not delivered."""
+        with self._changed:
+            while (self._queue or self._current) and (remaining_s := patience.remaining_s()):
+                self._changed.wait(min(0.2, remaining_s))
+            waiting = [*([self._current] if self._current else []), *self._queue]
+            self._queue = []
+        self._giving_up.set()
+        return [*self._undelivered, *(file.name for publication in waiting for file in publication.files)]
+
+    def close(self) -> None:
+        """Stop the thread; what is still queued is not sent."""
+        self._giving_up.set()
+        with self._changed:
+            self._changed.notify_all()
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        while not self._giving_up.is_set() and not self._control.superseded.is_set():
+            with self._changed:
+                self._changed.wait_for(lambda: bool(self._queue), timeout=0.5)
+                if not self._queue:
+                    continue
+                self._current = self._queue.pop(0)
+            self._deliver(self._current)
+            with self._changed:
+                self._current = None
+                self._changed.notify_all()
+
+    def _deliver(self, publication: Publication) -> None:
+        stored: list[StoredFile] = []
+        for file in publication.files:
+            try:
+                delivered = self._put_until_taken(file)
+            except (UploadRefused, OSError) as error:
+                self._undelivered.append(file.name)
+                self._reporter.warning("upload_refused", f"{file.name} was not delivered: {error}")
+                return
+            if delivered is None:
+                return
+            stored.append(delivered)
+        publication.report(stored)
+
+    def _put_until_taken(self, file: OutgoingFile) -> StoredFile | None:
+        """Try until the store takes the file; None once the attempt has given up or was superseded."""
+        warned = False
+        while not self._giving_up.is_set() and not self._control.superseded.is_set():
+            try:
+                stored = self._store.put(file)
+            except UploadDelayed as delay:
+                if not warned:
+                    warned = True
+                    _log.warning("upload of %s is delayed (%s); it will be tried again", file.name, delay)
+                self._giving_up.wait(self._backoff.next_wait_s(delay.response))
+            else:
+                self._backoff.reset()
+                return stored
+        return None

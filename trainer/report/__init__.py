@@ -1,0 +1,1 @@
+"""Numbered reports: made, kept on disk, delivered."""

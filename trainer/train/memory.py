@@ -1,0 +1,41 @@
+# pyright: basic
+"""How much memory is used, and what to advise when there is not enough."""
+
+import resource
+import sys
+
+import torch
+
+from shared.contracts.training_keys import TrainingSpec
+from trainer.failures import AttemptFailed
+
+_SIGNS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory", "not enough memory")
+_BYTES_PER_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+def memory_bytes(device: torch.device) -> int:
+    """The peak so far: of the GPU's allocator, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _BYTES_PER_RSS_UNIT
+
+
+def out_of_memory_failure(error: Exception, spec: TrainingSpec) -> Exception:
+    """The failure to raise when `error` means memory ran out, naming the setting that would help; else `error`."""
+    ran_out = isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in _SIGNS)
+    if not ran_out:
+        return error
+    message = f"memory ran out with batch {spec.train_batch_size} at resolution {spec.resolution:g}"
+    return AttemptFailed("out_of_memory", message, _advice(spec))
+
+
+def _advice(spec: TrainingSpec) -> str:
+    if not spec.gradient_checkpointing:
+        return "Set gradient_checkpointing to true."
+    if spec.train_batch_size > 1:
+        smaller = spec.train_batch_size // 2
+        steps = spec.gradient_accumulation_steps * 2
+        return (
+            f"Set train_batch_size to {smaller} and gradient_accumulation_steps to {steps}: the same effective batch."
+        )
+    return f"Set resolution to {spec.resolution * 0.75:g} or lower, or use a machine with more memory."

@@ -1,0 +1,1 @@
+"""Pictures rendered while training, to see what the model has learned."""
