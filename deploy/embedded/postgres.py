@@ -175,9 +175,12 @@ class EmbeddedPostgres:
             self._socket_dir = None
 
     def _make_home(self) -> None:
+        fresh = not self.home.exists()
         self.home.mkdir(parents=True, exist_ok=True)
         if self.user is None:
             return
+        if fresh:  # whatever the umask, the user who runs the server must get through
+            self.home.chmod(0o711)
         if not self.user.can_enter(self.cluster):
             raise EmbeddedError(
                 f"Postgres refuses to run as root and user {self.user.name} cannot enter {self.home}; "
