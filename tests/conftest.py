@@ -14,6 +14,8 @@ import pytest
 from deploy.embedded.nats import EmbeddedNats, NatsUser
 from deploy.embedded.postgres import SUPERUSER, EmbeddedPostgres
 
+pytest_plugins = ["tests.support.log"]
+
 NATS_USER = NatsUser("tests", "tests")
 
 
