@@ -1,0 +1,44 @@
+"""`kill -9` of any one service while a job runs: the job completes once, and nothing is lost or doubled."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.system import System, await_value, demo_body
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+SERVICES = ["gateway", "scheduler", "provider_bridge", "storage", "billing", "relay"]
+
+
+@pytest.mark.parametrize("victim", SERVICES)
+def test_killed_service_while_training_job_completes_once(system: System, pictures: Path, victim: str) -> None:
+    job_id = system.submit(demo_body(pictures, max_train_steps=60, checkpointing_steps=20, validation_disable=True))
+    system.await_status(job_id, "running")
+    await_value(120, "a training step is reported", lambda: system.metrics(job_id))
+
+    dead = system.kill(victim)
+    system.await_restarted(victim, dead)
+    job = system.await_status(job_id, "completed")
+
+    events = system.history(job_id)
+    told = [event["type"] for event in events]
+    assert told.count("job.completed.v1") == 1
+    assert told.count("attempt.requested.v1") == 1
+    assert told.count("attempt.succeeded.v1") == 1
+    assert told.count("account.funds_captured.v1") == 1
+    assert job["cost_usd"] > 0
+    (attempt,) = {event["stream"].removeprefix("attempt-") for event in events if event["stream"].startswith("attempt")}
+    assert _starts(system, attempt) == 1
+    assert _stored(system, job_id) == [line["seq"] for line in system.spooled_lines(attempt)]
+
+
+def _starts(system: System, attempt_id: str) -> int:
+    """How many hellos the spool has: a second trainer process would say hello again."""
+    return sum(line["type"] == "hello" for line in system.spooled_lines(attempt_id))
+
+
+def _stored(system: System, job_id: str) -> list[int]:
+    """The seq of every report line that storage has, in the order it would be read."""
+    answer = system.http.get(f"/api/v1/jobs/{job_id}/reports", params={"limit": 10_000}).raise_for_status().json()
+    return [line["seq"] for line in answer["lines"]]
