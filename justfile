@@ -1,0 +1,93 @@
+# Everything a developer or CI runs. On a fresh clone:
+#   python3 -m venv .venv && .venv/bin/pip install -q rust-just && .venv/bin/just setup
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+python := ".venv/bin/python"
+trainer_python := ".venv-trainer/bin/python"
+compile := ".venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header"
+
+[private]
+default:
+    @{{ just_executable() }} --list --unsorted
+
+# Install what the control plane and its tests need into .venv, exactly as locked; returns at once when it is there
+[group('set up')]
+setup:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    [ -x {{ python }} ] || python3 -m venv .venv
+    stamp=.venv/dev-lock.sha256
+    wanted=$({{ python }} -c 'import hashlib, pathlib, sys; lock = pathlib.Path("requirements/dev.txt").read_bytes(); print(hashlib.sha256(sys.version.encode() + lock).hexdigest())')
+    [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || exit 0
+    {{ python }} -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+    echo "$wanted" > "$stamp"
+
+# Build the trainer's own environment (torch and diffusers) in .venv-trainer; returns at once when it is there
+[group('set up')]
+setup-trainer: setup
+    {{ python }} trainer/setup_env.py
+
+# Run everything on this machine on one port; options as for `tunewright up`
+[group('run')]
+up *options: setup
+    {{ python }} -m services.cli up {{ options }}
+
+# Train a small model for real, from submit to a downloaded LoRA
+[group('run')]
+demo *options: setup setup-trainer
+    {{ python }} -m deploy.demo {{ options }}
+
+# Format the code
+[group('check')]
+fmt: setup
+    .venv/bin/ruff format
+    .venv/bin/ruff check --fix-only --quiet
+
+# Lint, and check the formatting
+[group('check')]
+lint: setup
+    .venv/bin/ruff format --check --quiet
+    .venv/bin/ruff check --quiet
+
+# Check the types
+[group('check')]
+types: setup
+    .venv/bin/pyright
+
+# Check who imports whom
+[group('check')]
+imports: setup
+    .venv/bin/lint-imports
+
+# Everything that needs no server
+[group('check')]
+check: lint types imports
+
+# Everything: environments, checks, the tests, and the trainer's tests
+[group('test')]
+test: setup setup-trainer check
+    {{ python }} -m pytest tests --ignore=tests/trainer
+    {{ trainer_python }} -m pytest -c /dev/null --rootdir . --confcutdir tests/trainer --import-mode importlib -p no:cacheprovider --timeout 300 tests/trainer
+
+# The tests that start no server
+[group('test')]
+test-unit *options: setup
+    {{ python }} -m pytest tests/unit tests/property {{ options }}
+
+# Build and try the containers
+[group('test')]
+compose-smoke *options: setup
+    {{ python }} deploy/docker/smoke.py {{ options }}
+
+# Lock the control plane's and the tests' dependencies anew, with hashes and without addresses
+[group('maintain')]
+lock: setup
+    {{ compile }} requirements/control-plane.in -o requirements/control-plane.txt
+    {{ compile }} -c requirements/control-plane.txt requirements/dev.in -o requirements/dev.txt
+
+# Remove caches and what the demo made; environments and data directories stay
+[group('maintain')]
+clean:
+    rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache .demo
+    find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
