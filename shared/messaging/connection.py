@@ -1,0 +1,92 @@
+"""One connection to NATS per process: it reconnects for ever, says so in logs and metrics, and drains at the end."""
+
+import asyncio
+from typing import Self
+
+import msgspec
+import nats.errors
+import structlog
+from nats.aio.client import Client
+
+from shared.contracts.subjects import inbox_prefix
+from shared.observability import metrics
+from shared.settings import Secret
+
+CONNECT_S = 30.0
+_RECONNECT_WAIT_S = 0.25
+_ATTEMPT_S = 2.0
+_DRAIN_S = 10.0
+_PING_S = 10.0
+
+log = structlog.stdlib.get_logger()
+
+
+class BusSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where NATS is and who we are there. The URL carries no password: a cluster's other servers would not get it."""
+
+    url: str
+    user: str
+    password: Secret
+
+
+class Bus:
+    """A NATS connection whose replies arrive where no other service may listen."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.closed = asyncio.Event()
+        """Set when the connection is gone for good, asked or not."""
+
+    @classmethod
+    async def connect(cls, settings: BusSettings, *, service: str, timeout_s: float = CONNECT_S) -> Self:
+        """Connects, or raises TimeoutError when no server accepts us within `timeout_s`."""
+        client = Client()
+        bus = cls(client)
+        async with asyncio.timeout(timeout_s):
+            await client.connect(
+                settings.url.split(","),
+                user=settings.user,
+                password=settings.password.reveal(),
+                name=service,
+                inbox_prefix=inbox_prefix(service),
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=_RECONNECT_WAIT_S,  # pyright: ignore[reportArgumentType] - typed int, used as float
+                connect_timeout=_ATTEMPT_S,  # pyright: ignore[reportArgumentType] - typed int, used as float
+                drain_timeout=_DRAIN_S,  # pyright: ignore[reportArgumentType] - typed int, used as float
+                ping_interval=_PING_S,  # pyright: ignore[reportArgumentType] - typed int, used as float
+                error_cb=bus._on_error,
+                disconnected_cb=bus._on_disconnect,
+                reconnected_cb=bus._on_reconnect,
+                closed_cb=bus._on_close,
+            )
+        return bus
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a server is at the other end right now."""
+        return self.client.is_connected
+
+    async def close(self) -> None:
+        """Sends what is still buffered, then closes; a connection that is down is closed at once."""
+        if self.client.is_closed:
+            return
+        try:
+            async with asyncio.timeout(_DRAIN_S):
+                await self.client.drain()
+        except (nats.errors.Error, TimeoutError, OSError) as error:
+            log.warning("bus.drain.failed", error=repr(error))
+            await self.client.close()
+
+    async def _on_error(self, error: Exception) -> None:
+        metrics.bus_errors.add(1)
+        log.warning("bus.error.reported", error=repr(error))
+
+    async def _on_disconnect(self) -> None:
+        metrics.bus_disconnects.add(1)
+        log.warning("bus.connection.lost")
+
+    async def _on_reconnect(self) -> None:
+        log.info("bus.connection.restored")
+
+    async def _on_close(self) -> None:
+        self.closed.set()

@@ -1,0 +1,177 @@
+"""One event after the other: react, then rows, inbox and checkpoint in one commit; retry in place, park the rest."""
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Sequence
+
+import asyncpg
+import msgspec
+import structlog
+from opentelemetry.trace import SpanKind
+
+from shared.contracts.envelope import RecordedEvent
+from shared.contracts.subjects import Durable
+from shared.eventstore.api import VersionConflict
+from shared.messaging.inbox import Inbox
+from shared.observability import metrics, names, tracing
+from shared.problems import Rejected, Unavailable
+
+React = Callable[[RecordedEvent], Awaitable[None]]
+"""Sends commands or acts, before the transaction and perhaps more than once: it must be idempotent."""
+
+Project = Callable[[asyncpg.Connection, RecordedEvent], Awaitable[None]]
+"""Writes rows in the transaction that also remembers the event: exactly once in effect."""
+
+_PASSING: tuple[type[Exception], ...] = (
+    Unavailable,
+    VersionConflict,
+    ConnectionError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.LockNotAvailableError,
+)
+
+log = structlog.stdlib.get_logger()
+
+
+class Stopping(Exception):  # noqa: N818 - a request, not an error
+    """The consumer was asked to stop before this event was handled."""
+
+
+class Retries(msgspec.Struct, frozen=True, kw_only=True):
+    """How often an event that fails by itself is tried, and how long the pauses are. An outage is waited out."""
+
+    tries: int = 5
+    first_pause_s: float = 0.1
+    longest_pause_s: float = 5.0
+
+    def pause_s(self, attempt: int) -> float:
+        """0.1 after attempt 0, then twice as long each time."""
+        return min(self.first_pause_s * 2 ** min(attempt, 16), self.longest_pause_s)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the same event may well succeed later: somebody is away, or was faster than we."""
+    if isinstance(error, Rejected):
+        return error.code == "version_conflict"
+    return isinstance(error, _PASSING) and not isinstance(error, ValueError)  # asyncpg.DataError is an InterfaceError
+
+
+class EventHandling:
+    """Handles a durable's events strictly in the order given. `handled(position)` follows each commit."""
+
+    CHUNK = 100
+
+    def __init__(
+        self,
+        durable: Durable,
+        inbox: Inbox,
+        *,
+        react: React | None,
+        project: Project | None,
+        retries: Retries,
+        handled: Callable[[int], None],
+        keep_alive: Callable[[], Awaitable[None]],
+        stop: asyncio.Event,
+    ) -> None:
+        self._durable = durable
+        self._inbox = inbox
+        self._react = react
+        self._project = project
+        self._retries = retries
+        self._handled = handled
+        self._keep_alive = keep_alive
+        self._stop = stop
+        self._labels = {names.DURABLE: durable.name}
+
+    async def handle(self, events: Sequence[RecordedEvent]) -> None:
+        """Handles the events, or raises Stopping; an outage of our own connection ends the turn."""
+        size = 1 if self._react else self.CHUNK
+        for start in range(0, len(events), size):
+            chunk = events[start : start + size]
+            if len(chunk) == 1 or not await self._handled_together(chunk):
+                for event in chunk:
+                    await self._handle_one(event)
+
+    async def _handled_together(self, events: Sequence[RecordedEvent]) -> bool:
+        try:
+            await self._commit(events)
+        except Exception as error:  # noqa: BLE001 - one by one, the event that failed shows itself
+            log.info("consumer.chunk.split", durable=self._durable.name, size=len(events), error=repr(error))
+            return False
+        return True
+
+    async def _handle_one(self, event: RecordedEvent) -> None:
+        failures = 0
+        for attempt in itertools.count():
+            if self._stop.is_set():
+                raise Stopping
+            try:
+                await self._attempt(event)
+            except Exception as error:
+                if self._inbox.connection.is_closed():
+                    raise
+                failures += not is_passing(error)
+                if failures >= self._retries.tries:
+                    await self._park(event, error)
+                    return
+                log.warning("consumer.event.retried", **self._keys(event), attempts=attempt + 1, exc_info=error)
+                metrics.retries.add(1, self._labels)
+            else:
+                return
+            await self._pause(attempt)
+
+    async def _attempt(self, event: RecordedEvent) -> None:
+        keys = self._keys(event)
+        with (
+            structlog.contextvars.bound_contextvars(**keys),
+            tracing.span(
+                names.process_event(event.type),
+                kind=SpanKind.CONSUMER,
+                traceparent=event.meta.traceparent,
+                attributes=keys,
+            ),
+        ):
+            if self._react is not None:
+                await self._react(event)
+            await self._commit([event])
+
+    async def _commit(self, events: Sequence[RecordedEvent]) -> None:
+        connection = self._inbox.connection
+        async with connection.transaction():
+            new = await self._inbox.claim(events)
+            for event in events:
+                if self._project is not None and event.event_id in new:
+                    await self._project(connection, event)
+        metrics.events_handled.add(len(new), self._labels)
+        metrics.redeliveries.add(len(events) - len(new), self._labels)
+        self._handled(events[-1].global_position)
+        log.debug("consumer.events.handled", durable=self._durable.name, size=len(new))
+
+    async def _park(self, event: RecordedEvent, error: Exception) -> None:
+        await self._inbox.park(event, error)
+        metrics.parked.add(1, self._labels)
+        log.error("consumer.event.parked", **self._keys(event), exc_info=error)
+        self._handled(event.global_position)
+
+    async def _pause(self, attempt: int) -> None:
+        await self._keep_alive()
+        try:
+            async with asyncio.timeout(self._retries.pause_s(attempt)):
+                await self._stop.wait()
+        except TimeoutError:
+            return
+
+    def _keys(self, event: RecordedEvent) -> dict[str, str | int]:
+        return {
+            names.DURABLE: self._durable.name,
+            names.EVENT_TYPE: event.type,
+            names.EVENT_ID: str(event.event_id),
+            names.STREAM: event.stream,
+            names.POSITION: event.global_position,
+            names.CORRELATION_ID: str(event.correlation_id),
+        }

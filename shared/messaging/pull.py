@@ -1,0 +1,94 @@
+"""A pull request that always stands: JetStream sends a durable's messages as they come, and silence is noticed.
+
+nats-py's `fetch` loses requests over reconnects and deleted consumers; this one asks anew whenever it is not certain
+that the server still knows of its request.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription as NatsSubscription
+
+from shared.contracts.subjects import EVENTS_STREAM, Durable
+
+BATCH = 256
+EXPIRES_S = 30.0
+HEARTBEAT_S = 1.0
+SILENCE_S = 3.0
+_REFUSED_S = 0.5
+_HEARTBEAT = "100"
+_EXPIRED = "408"
+_NANOSECONDS = 1_000_000_000
+
+
+class StandingPull:
+    """The messages of one durable. `arrived` is called when there is something to `take`."""
+
+    def __init__(self, client: Client, durable: Durable, arrived: Callable[[], None]) -> None:
+        self._client = client
+        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{EVENTS_STREAM}.{durable.name}"
+        self._arrived = arrived
+        self._messages: deque[Msg] = deque()
+        self._subscription: NatsSubscription | None = None
+        self._expected = 0
+        self._heard_at = 0.0
+        self._not_before = 0.0
+        self._reconnects = 0
+
+    def take(self) -> list[Msg]:
+        """What has arrived since the last call, in the stream's order."""
+        taken = list(self._messages)
+        self._messages.clear()
+        return taken
+
+    async def ask(self) -> None:
+        """Sends a request unless one stands; starts afresh when the server has been silent or was replaced."""
+        now = time.monotonic()
+        lost = self._reconnects != self._client.stats["reconnects"] or now > self._heard_at + SILENCE_S
+        if self._expected and not lost:
+            return
+        if self._subscription is None or self._expected:
+            await self.restart()
+        if now < self._not_before:
+            return
+        self._expected, self._heard_at = BATCH, now
+        request = {
+            "batch": BATCH,
+            "expires": int(EXPIRES_S * _NANOSECONDS),
+            "idle_heartbeat": int(HEARTBEAT_S * _NANOSECONDS),
+        }
+        inbox = self._subscription.subject if self._subscription else ""
+        await self._client.publish(self._subject, msgspec.json.encode(request), reply=inbox)
+
+    async def restart(self) -> None:
+        """Forgets what was asked and listens on a new inbox; messages on their way are delivered again later."""
+        await self.close()
+        self._expected = 0
+        self._messages.clear()
+        self._reconnects = self._client.stats["reconnects"]
+        self._subscription = await self._client.subscribe(  # pyright: ignore[reportUnknownMemberType] - an untyped future
+            self._client.new_inbox(), cb=self._receive
+        )
+
+    async def close(self) -> None:
+        """Stops listening."""
+        if self._subscription is not None and not self._client.is_closed and not self._client.is_draining:
+            await self._subscription.unsubscribe()
+        self._subscription = None
+
+    async def _receive(self, message: Msg) -> None:
+        self._heard_at = time.monotonic()
+        status = (message.headers or {}).get("Status")
+        if status is None:
+            self._expected -= 1
+            self._messages.append(message)
+            self._arrived()
+        elif status != _HEARTBEAT:  # the request is over: expired, or refused (no such consumer, no JetStream)
+            self._expected = 0
+            if status != _EXPIRED:
+                self._not_before = time.monotonic() + _REFUSED_S
+            self._arrived()
