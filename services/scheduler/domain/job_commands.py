@@ -57,7 +57,7 @@ class CompleteDelivery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RecordDatasetsPacked(msgspec.Struct, frozen=True, kw_only=True):
-    """Storage holds every dataset (none, when the job asked for none)."""
+    """Storage holds every dataset."""
 
     datasets: list[PackedDataset]
     at: datetime

@@ -104,10 +104,13 @@ def told(events: Iterable[Event]) -> Story:
 
 
 def react(job_id: UUID, story: Story, event: Event, *, stream_id: UUID, at: datetime) -> Sequence[Outgoing]:  # noqa: PLR0911 - one arm for each case
-    """What follows from an event of the job's story; `stream_id` is whose event it is, `at` when it was recorded."""
+    """What follows from an event of the job's story, in this order; after a refusal the rest is left undone.
+
+    `stream_id` is whose event it is, `at` when it was recorded.
+    """
     match event:
         case JobSubmitted():
-            return _prepare(job_id, event, at)
+            return _prepare(job_id, event)
         case JobDispatched():
             return _start(job_id, story, event)
         case JobCancelRequested():
@@ -157,7 +160,7 @@ def _attempt_fact(attempt_id: UUID, event: Event) -> Sequence[Outgoing]:  # noqa
             return []
 
 
-def answered(ask: Ask, data: dict[str, Any], at: datetime) -> Sequence[Outgoing]:
+def answered(ask: Ask, data: dict[str, Any], at: datetime) -> Sequence[Keep]:
     """What follows from an owner's answer; only storage's list of what never arrived leads on."""
     if not isinstance(ask.command, ConfirmArtifacts):
         return []
@@ -165,17 +168,17 @@ def answered(ask: Ask, data: dict[str, Any], at: datetime) -> Sequence[Outgoing]
     return [Keep(command=CompleteDelivery(missing=missing, at=at))]
 
 
-def refused(ask: Ask, code: str, detail: str, at: datetime) -> Sequence[Outgoing] | None:
+def refused(ask: Ask, code: str, detail: str, at: datetime) -> Keep | None:
     """What follows from an owner's refusal; None when nothing sensible does and a person must look."""
     match ask.command:
         case PackDatasets():
-            return [Keep(command=_refused("dataset_refused", detail, None, at))]
+            return Keep(command=_refused("dataset_refused", detail, None, at))
         case ReserveFunds():
-            return [Keep(command=_refused("funds_refused", detail, None, at))]
+            return Keep(command=_refused("funds_refused", detail, None, at))
         case RequestAttempt() as request:
-            return [Keep(command=_failed(request.attempt_id, "start_refused", detail, None, at))]
+            return Keep(command=_failed(request.attempt_id, "start_refused", detail, None, at))
         case CancelAttempt() as cancel if code == "not_found":
-            return [Keep(command=RecordAttemptCancelled(attempt_id=cancel.attempt_id, at=at))]
+            return Keep(command=RecordAttemptCancelled(attempt_id=cancel.attempt_id, at=at))
         case _:
             return None
 
@@ -190,16 +193,15 @@ def max_train_steps(config: dict[str, Any]) -> int | None:
     return None
 
 
-def _prepare(job_id: UUID, event: JobSubmitted, at: datetime) -> Sequence[Outgoing]:
+def _prepare(job_id: UUID, event: JobSubmitted) -> Sequence[Outgoing]:
     reserve = ReserveFunds(
         job_id=job_id, owner=event.account, provider=event.provider, max_train_steps=max_train_steps(event.config)
     )
+    funds = Ask(owner="billing", command=reserve, purpose="reserve")
     if not event.datasets:
-        data: Outgoing = Keep(command=RecordDatasetsPacked(datasets=[], at=at))
-    else:
-        pack = PackDatasets(job_id=job_id, datasets=event.datasets)
-        data = Ask(owner="storage", command=pack, purpose="pack")
-    return [Ask(owner="billing", command=reserve, purpose="reserve"), data]
+        return [funds]
+    pack = PackDatasets(job_id=job_id, datasets=event.datasets)
+    return [funds, Ask(owner="storage", command=pack, purpose="pack")]
 
 
 def _start(job_id: UUID, story: Story, event: JobDispatched) -> Sequence[Outgoing]:

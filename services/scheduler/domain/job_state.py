@@ -62,7 +62,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Preparing(msgspec.Struct, frozen=True, kw_only=True):
-    """Accepted; waits for its data and for its funds, which come in any order."""
+    """Accepted; waits for its data (if it has any) and for its funds, which come in any order."""
 
     order: Order
     packed: bool = False
@@ -139,7 +139,7 @@ def evolve(state: Job, event: Event) -> Job:
 
 def _submitted(event: JobSubmitted) -> Preparing:
     order = Order(provider=event.provider, max_attempts=event.max_attempts, has_datasets=bool(event.datasets))
-    return Preparing(order=order)
+    return Preparing(order=order, packed=not event.datasets)
 
 
 def _evolve_ended(state: Ended, event: Event) -> Ended:

@@ -1,0 +1,26 @@
+"""The scheduler put together: the only file that names concrete parts."""
+
+from services.scheduler.dispatcher import Dispatcher
+from services.scheduler.handlers import JobHandlers, JobProcess
+from services.scheduler.inbound.subscriptions import commands, subscriptions
+from services.scheduler.inbound.timers import DispatchLoop
+from services.scheduler.projections import queue
+from services.scheduler.settings import Settings
+from shared.contracts.subjects import SCHEDULER_QUEUE
+from shared.projection import Projection
+from shared.service import Runtime, ServiceParts
+
+
+async def build(runtime: Runtime, settings: Settings) -> ServiceParts:
+    """Commands, the job process, the queue and its dispatcher."""
+    dispatcher = Dispatcher(runtime.pool, runtime.store, runtime.clock, settings.limits)
+    jobs = JobHandlers(runtime.store, runtime.clock, settings.providers)
+    process = JobProcess(runtime.store, runtime.sender, runtime.clock)
+    return ServiceParts(
+        commands=commands(jobs, dispatcher),
+        subscriptions=subscriptions(process),
+        projections=[
+            Projection(name="queue", tables=("jobs",), durable=SCHEDULER_QUEUE, project=queue.project),
+        ],
+        loops=[DispatchLoop(dispatcher, runtime.store, runtime.clock).run],
+    )

@@ -1,0 +1,163 @@
+"""Slots are given out in one Postgres transaction, so any number of replicas never exceeds the limits (ADR 0004).
+
+The transaction locks the queue's checkpoint row, folds the job events that were committed since, asks the queue
+policy, and appends what it says. Whoever gets the lock next reads those events first: two dispatchers never count
+the same slot as free.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from services.scheduler.domain import queue_policy
+from services.scheduler.domain.job_commands import Dispatch, ExplainWait
+from services.scheduler.domain.queue_policy import Admission, Limits, queue_order
+from services.scheduler.handlers import ACTOR, JOB, job_stream
+from services.scheduler.projections import queue
+from services.scheduler.projections.queue import Queue
+from shared.clock import Clock
+from shared.contracts.envelope import CommandEnvelope, CommandReply, EventMetadata
+from shared.contracts.job import JobDispatched, ReadQueue
+from shared.contracts.subjects import SCHEDULER_QUEUE
+from shared.decider import fold
+from shared.eventstore.api import Append, Appended
+from shared.eventstore.group_commit import Connection
+from shared.eventstore.postgres import PostgresEventStore
+from shared.ids import new_id
+from shared.problems import Rejected
+
+PAGE = 500
+MAX_EXPLANATIONS = 50
+"""Waits explained in one round; the rest in the next ones, which follow at once."""
+ACQUIRE_TIMEOUT_S = 10.0
+
+
+class Round(msgspec.Struct, frozen=True, kw_only=True):
+    """What one round did. `due_at`: when the next delayed job may run; `unfinished`: run another round at once."""
+
+    dispatched: int = 0
+    unfinished: bool = False
+    due_at: datetime | None = None
+
+
+class Dispatcher:
+    """Gives slots to waiting jobs and tells the others why they wait."""
+
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        store: PostgresEventStore,
+        clock: Clock,
+        limits: Limits,
+        make_id: Callable[[], UUID] = new_id,
+    ) -> None:
+        self._pool = pool
+        self._store = store
+        self._clock = clock
+        self._limits = limits
+        self._make_id = make_id
+
+    async def run_round(self) -> Round:
+        """Gives out every slot that is free now. Exact with any number of dispatchers at the same time."""
+        async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection, connection.transaction():
+            seen, admission = await self._look(connection)
+            unexplained = [wait for wait in admission.waits if seen.rows[wait.job.job_id].wait_reason != wait.reason]
+            appends = await self._decide(admission, unexplained[:MAX_EXPLANATIONS])
+            outcomes = await self._store.append_in(connection, appends)
+        written = [append for append, outcome in zip(appends, outcomes, strict=True) if isinstance(outcome, Appended)]
+        return Round(
+            dispatched=sum(isinstance(append.events[0], JobDispatched) for append in written),
+            unfinished=len(written) < len(appends) or len(unexplained) > MAX_EXPLANATIONS,
+            due_at=min(_delays(admission), default=None),
+        )
+
+    async def read_queue(self, _command: ReadQueue, _envelope: CommandEnvelope) -> CommandReply:
+        """Who runs and who waits, as of now: the answer to `ReadQueue`."""
+        async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection, connection.transaction():
+            seen, admission = await self._look(connection)
+        limits = {"global": self._limits.in_all, "per_user": self._limits.per_user}
+        return CommandReply(data={"running": _running(seen), "waiting": _waiting(admission), "limits": limits})
+
+    async def _look(self, connection: Connection) -> tuple[Queue, Admission]:
+        """Locks the queue, folds what was committed since, and asks the policy."""
+        position = await queue.lock(connection)
+        while page := await self._store.read(after=position, categories=SCHEDULER_QUEUE.categories, limit=PAGE):
+            for recorded in page:
+                await queue.project(connection, recorded)
+            position = page[-1].global_position
+            await queue.raise_checkpoint(connection, position)
+        seen = await queue.load(connection)
+        return seen, queue_policy.admit(seen.waiting, seen.running, self._limits, self._clock())
+
+    async def _decide(self, admission: Admission, unexplained: list[queue_policy.Wait]) -> list[Append]:
+        """What the job decider makes of the admission; a job that moved meanwhile is left to the next round."""
+        now = self._clock()
+        appends = [
+            await self._append_for(
+                placed.job.job_id, Dispatch(attempt_id=self._make_id(), reason=placed.reason, at=now)
+            )
+            for placed in admission.dispatches
+        ]
+        appends += [
+            await self._append_for(
+                wait.job.job_id,
+                ExplainWait(reason=wait.reason, detail=wait.detail, limit=wait.limit, holders=wait.holders),
+            )
+            for wait in unexplained
+        ]
+        return [append for append in appends if append is not None]
+
+    async def _append_for(self, job_id: UUID, command: Dispatch | ExplainWait) -> Append | None:
+        history = await self._store.read_stream(job_stream(job_id))
+        try:
+            events = JOB.decide(fold(JOB, history), command)
+        except Rejected:
+            return None
+        if not events:
+            return None
+        return Append(
+            stream=job_stream(job_id),
+            expected_version=history[-1].stream_version,
+            events=events,
+            meta=EventMetadata(actor=ACTOR),
+            correlation_id=job_id,
+        )
+
+
+def _delays(admission: Admission) -> list[datetime]:
+    return [wait.job.not_before for wait in admission.waits if wait.reason == "retry_delay" and wait.job.not_before]
+
+
+def _running(seen: Queue) -> list[dict[str, object]]:
+    held = sorted((row for row in seen.rows.values() if row.phase == "holding"), key=lambda row: row.position)
+    return [
+        {
+            "job_id": str(row.job_id),
+            "user_id": row.user_id,
+            "provider": row.provider,
+            "attempt_number": row.attempt_number,
+        }
+        for row in held
+    ]
+
+
+def _waiting(admission: Admission) -> list[dict[str, object]]:
+    reasons = {wait.job.job_id: (wait.reason, wait.detail) for wait in admission.waits}
+    reasons |= {placed.job.job_id: ("dispatching", placed.reason) for placed in admission.dispatches}
+    jobs = [placed.job for placed in admission.dispatches] + [wait.job for wait in admission.waits]
+    return [
+        {
+            "job_id": str(job.job_id),
+            "user_id": job.user_id,
+            "priority": job.priority,
+            "position": place,
+            "reason": reasons[job.job_id][0],
+            "detail": reasons[job.job_id][1],
+            "queued_at": job.queued_at.isoformat(),
+            "not_before": job.not_before and job.not_before.isoformat(),
+        }
+        for place, job in enumerate(sorted(jobs, key=queue_order), start=1)
+    ]

@@ -1,0 +1,126 @@
+"""Commands on jobs, and the process that carries each job from fact to fact. Coordinates only; `domain/` decides."""
+
+from uuid import UUID
+
+from services.scheduler.domain import job_process
+from services.scheduler.domain.job import decide, phase_word
+from services.scheduler.domain.job_commands import Cancel, Delete, JobCommand, Submit
+from services.scheduler.domain.job_process import RETRY_LATER, Ask, Keep, Story
+from services.scheduler.domain.job_state import Absent, Job, evolve
+from shared.clock import Clock
+from shared.contracts import catalogue
+from shared.contracts.envelope import CommandEnvelope, CommandReply, EventMetadata, RecordedEvent
+from shared.contracts.job import CancelJob, DeleteJob, SubmitJob
+from shared.decider import Decider, Decision, execute, metadata
+from shared.eventstore.api import EventStore
+from shared.ids import derived_id
+from shared.messaging.commands import CommandSender
+from shared.problems import Rejected, Unavailable
+
+JOB: Decider[Job, JobCommand] = Decider(initial=Absent(), evolve=evolve, decide=decide)
+ACTOR = "system:scheduler"
+
+
+def job_stream(job_id: UUID) -> str:
+    """The stream that a job's events stand on."""
+    return f"job-{job_id}"
+
+
+class JobHandlers:
+    """Answers the commands that people send about their jobs."""
+
+    def __init__(self, store: EventStore, clock: Clock, providers: tuple[str, ...]) -> None:
+        self._store = store
+        self._clock = clock
+        self._providers = providers
+
+    async def submit(self, command: SubmitJob, envelope: CommandEnvelope) -> CommandReply:
+        """Records the job. Answers `{"job_id", "status"}`, the same for every repeat."""
+        order = Submit(order=command, providers=self._providers, at=self._clock())
+        done = await self._execute(command.job_id, order, envelope)
+        status = "uploading" if not isinstance(done.state, Absent) and done.state.order.has_datasets else "pending"
+        return CommandReply(position=done.position, data={"job_id": str(command.job_id), "status": status})
+
+    async def cancel(self, command: CancelJob, envelope: CommandEnvelope) -> CommandReply:
+        """Cancels, or begins to. Answers `{"phase": "cancelled" | "cancelling"}`."""
+        done = await self._execute(command.job_id, Cancel(reason=command.reason, at=self._clock()), envelope)
+        return CommandReply(position=done.position, data={"phase": phase_word(done.state)})
+
+    async def delete(self, command: DeleteJob, envelope: CommandEnvelope) -> CommandReply:
+        """Hides a job that has ended."""
+        done = await self._execute(command.job_id, Delete(at=self._clock()), envelope)
+        return CommandReply(position=done.position)
+
+    async def _execute(self, job_id: UUID, command: JobCommand, envelope: CommandEnvelope) -> Decision[Job]:
+        return await execute(
+            self._store, JOB, job_stream(job_id), command, meta=metadata(envelope), correlation_id=job_id
+        )
+
+
+class JobProcess:
+    """Turns each fact of a job's story into what must follow. An event may be handled any number of times."""
+
+    def __init__(self, store: EventStore, sender: CommandSender, clock: Clock) -> None:
+        self._store = store
+        self._sender = sender
+        self._clock = clock
+
+    async def react(self, recorded: RecordedEvent) -> None:
+        """Sends and records what follows from one event.
+
+        Raises:
+            Unavailable: an owner does not answer now; nothing is lost by handling the event again.
+            Rejected: an owner refused something that has no business answer; a person must look.
+        """
+        event = catalogue.decode(recorded)
+        if event is None:
+            return
+        job_id = recorded.correlation_id
+        story = await self._story(job_id, recorded.global_position)
+        if story.submitted is None:
+            return
+        stream_id = UUID(recorded.stream.partition("-")[2])
+        following = job_process.react(job_id, story, event, stream_id=stream_id, at=recorded.recorded_at)
+        for outgoing in following:
+            if isinstance(outgoing, Keep):
+                await self._keep(recorded, outgoing)
+            elif not await self._ask(recorded, outgoing):
+                return
+
+    async def _story(self, job_id: UUID, position: int) -> Story:
+        history = await self._store.read_stream(job_stream(job_id))
+        events = [catalogue.decode(past) for past in history if past.global_position <= position]
+        return job_process.told(event for event in events if event is not None)
+
+    async def _keep(self, cause: RecordedEvent, keep: Keep) -> None:
+        meta = EventMetadata(actor=ACTOR, causation_id=cause.event_id, traceparent=cause.meta.traceparent)
+        job_id = cause.correlation_id
+        try:
+            await execute(self._store, JOB, job_stream(job_id), keep.command, meta=meta, correlation_id=job_id)
+        except Rejected as refusal:
+            if refusal.code == "version_conflict":
+                raise Unavailable(refusal.detail) from refusal
+            raise
+
+    async def _ask(self, cause: RecordedEvent, ask: Ask) -> bool:
+        """Sends one command and keeps what follows from its answer; False when the owner refused."""
+        try:
+            reply = await self._sender.send(
+                ask.owner,
+                ask.command,
+                correlation_id=cause.correlation_id,
+                causation_id=cause.event_id,
+                actor=ACTOR,
+                command_id=derived_id(cause.event_id, ask.purpose),
+            )
+        except Rejected as refusal:
+            if refusal.code in RETRY_LATER:
+                raise Unavailable(f"{ask.owner} could not {ask.purpose}: {refusal.detail}") from refusal
+            consequence = job_process.refused(ask, refusal.code, refusal.detail, self._clock())
+            if consequence is None:
+                raise
+            await self._keep(cause, consequence)
+            return False
+        for consequence in job_process.answered(ask, reply.data, self._clock()):
+            await self._keep(cause, consequence)
+        return True

@@ -1,0 +1,1 @@
+"""What wakes the scheduler: commands, events and the clock."""
