@@ -14,7 +14,7 @@ import pytest
 from deploy.embedded.nats import EmbeddedNats, NatsUser
 from deploy.embedded.postgres import SUPERUSER, EmbeddedPostgres
 
-pytest_plugins = ["tests.support.log"]
+pytest_plugins = ["tests.support.log", "tests.support.bus"]
 
 NATS_USER = NatsUser("tests", "tests")
 
