@@ -329,6 +329,10 @@ def _observed(state: Run | Ending, command: RecordObserved) -> list[Event]:
         case Gone():
             return [_vanished(state, seen.message, command.at)]
         case NeverStarted():
+            run = run_of(state)
+            if isinstance(run, Starting) and run.intent_epoch >= command.epoch:
+                # Under the epoch that intended it the start may still be on its way: only a later one can tell.
+                raise Rejected("invalid_job_state", "an intended start is resolved under a later epoch")
             if isinstance(state, Requested | Starting):
                 return []
             return [_vanished(state, "The provider no longer knows this run.", command.at)]

@@ -59,7 +59,7 @@ class Gone(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NeverStarted(msgspec.Struct, frozen=True, kw_only=True):
-    """The provider has no run of this attempt, and starts none for an epoch up to the asking one."""
+    """The provider has no run of this attempt, and will start none for an epoch lower than the asking one."""
 
 
 Observation = StillRunning | Exited | Gone | NeverStarted

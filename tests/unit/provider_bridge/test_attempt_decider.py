@@ -369,7 +369,12 @@ def test_accepted_run_that_the_provider_forgot_is_lost() -> None:
 
 
 def test_nothing_at_the_provider_while_starting_ends_nothing() -> None:
-    assert when(STARTING, observed(NeverStarted())) == []
+    assert when([*STARTING, LEASED_2], observed(NeverStarted(), epoch=2)) == []
+
+
+@pytest.mark.parametrize("history", [STARTING, [*STARTING, CANCEL_REQUESTED]])
+def test_the_epoch_that_intended_a_start_cannot_conclude_that_it_never_happened(history: list[Event]) -> None:
+    assert refusal(history, observed(NeverStarted())) == "invalid_job_state"
 
 
 def test_running_observation_records_nothing() -> None:
@@ -405,7 +410,7 @@ def test_after_a_cancel_request_any_confirmed_end_is_cancelled(seen: Observation
 
 
 def test_cancelled_start_that_never_happened_is_cancelled() -> None:
-    [event] = when([*STARTING, CANCEL_REQUESTED], observed(NeverStarted()))
+    [event] = when([*STARTING, CANCEL_REQUESTED, LEASED_2], observed(NeverStarted(), epoch=2))
     assert event == AttemptCancelled(ended_at=at(40), billed_seconds=0)
 
 
