@@ -1,0 +1,1 @@
+"""What wakes billing: commands and events."""
