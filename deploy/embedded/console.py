@@ -1,6 +1,7 @@
 """Runs a stack in a terminal: what the operator reads, and the exit code."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from rich.console import Console
 from rich.markup import escape
@@ -23,17 +24,23 @@ def run_stack(
     """Runs the stack until it is told to stop; 0 after an orderly stop, 1 with the reason on stderr otherwise."""
     output, errors = Console(), Console(stderr=True)
     voice = Voice(
-        say=lambda text: output.print(escape(text), soft_wrap=True),
-        started=lambda started: output.print(_summary(started)),
+        say=lambda text: _print(output, escape(text)),
+        started=lambda started: _print(output, _summary(started)),
     )
     code = 0
     try:
         Stack(options, children=children, prepare=prepare, voice=voice, policy=policy).run()
     except* EmbeddedError as group:
         for reason in _leaves(group):
-            errors.print(f"[bold red]error:[/] {escape(str(reason))}", soft_wrap=True)
+            _print(errors, f"[bold red]error:[/] {escape(str(reason))}")
         code = 1
     return code
+
+
+def _print(console: Console, what: str | Table) -> None:
+    """Prints, unless the terminal has gone away, where rich would exit; what is said is in the supervisor's log too."""
+    with suppress(OSError, SystemExit):
+        console.print(what, soft_wrap=isinstance(what, str))
 
 
 def _leaves(group: BaseExceptionGroup[EmbeddedError]) -> list[EmbeddedError]:

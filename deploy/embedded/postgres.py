@@ -35,7 +35,7 @@ _SETTINGS = {
     "timezone": "UTC",
     "log_timezone": "UTC",
     "jit": "off",  # our queries are short; compiling them costs more than it saves
-    "max_connections": "100",
+    "max_connections": "200",  # six processes with pools of sixteen, and people
 }
 _UNSAFE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 _LONGEST_SOCKET_PATH = 107

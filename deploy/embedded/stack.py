@@ -5,9 +5,13 @@ import os
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+import asyncpg
+
+from deploy.embedded.child_log import RotatedFile
 from deploy.embedded.children import INSPECTOR, Child, Site
 from deploy.embedded.data_dir import POSTGRES, DataDir, RunState, Secrets, mark
 from deploy.embedded.nats import EmbeddedNats, NatsUser
@@ -16,6 +20,7 @@ from deploy.embedded.postgres import SUPERUSER, EmbeddedPostgres
 from deploy.embedded.process import EmbeddedError, free_port, port_is_free
 from deploy.embedded.supervisor import Program, RestartPolicy, Supervisor
 from shared.contracts.subjects import all_permissions
+from shared.eventstore.migrate import MigrationError
 
 DATABASE = "tunewright"
 _SPACE_CHECK_S = 2.0
@@ -58,11 +63,12 @@ class Stack:
         self._voice = voice
         self._policy = policy
         self._data = DataDir(options.data_dir)
+        self._notices = RotatedFile(self._data.logs / "supervisor.log")
         self._state: RunState | None = None
         self._asked_to_stop = False
 
     def run(self) -> None:
-        """Runs until SIGTERM or SIGINT, and returns after an orderly stop; raises EmbeddedError groups otherwise."""
+        """Runs until SIGTERM, SIGINT or SIGHUP and stops in order; raises EmbeddedError, or a group of them."""
         self._data.open()
         try:
             self._data.end_leftovers()
@@ -78,7 +84,7 @@ class Stack:
     async def _run(self) -> None:
         supervisor = Supervisor(
             self._data.logs,
-            say=self._voice.say,
+            say=self._say,
             on_spawn=self._record_child,
             disk_is_full=self._data.is_full,
             policy=self._policy,
@@ -92,7 +98,7 @@ class Stack:
             except asyncio.CancelledError:
                 if not self._asked_to_stop:
                     raise
-                self._voice.say("Stopping. Local training runs go on; the next start finds them again.")
+                self._say("Stopping. Local training runs go on; the next start finds them again.")
             finally:
                 watch.cancel()
                 await supervisor.stop()
@@ -123,19 +129,19 @@ class Stack:
         while True:
             full = self._data.is_full()
             if full and not known:
-                self._voice.say(
+                self._say(
                     f"The disk of {self._data.path} is full: new work is refused until there is space; "
                     "what was accepted is safe.",
                 )
             if known and not full:
-                self._voice.say(f"The disk of {self._data.path} has space again.")
+                self._say(f"The disk of {self._data.path} has space again.")
             known = full
             await asyncio.sleep(_SPACE_CHECK_S)
 
     def _embedded_postgres(self, secrets: Secrets) -> EmbeddedPostgres:
         home = self._data.postgres_home()
         if not (home / "data").exists():
-            self._voice.say(f"Making a database in {home}")
+            self._say(f"Making a database in {home}")
         return EmbeddedPostgres(home, superuser_password=secrets.postgres[SUPERUSER])
 
     def _embedded_nats(self, secrets: Secrets) -> EmbeddedNats:
@@ -178,13 +184,20 @@ class Stack:
     async def _prepare_database(self, superuser_dsn: str, database: str, passwords: Mapping[str, str]) -> None:
         try:
             await self._prepare(superuser_dsn, database, passwords)
-        except OSError as error:
-            raise EmbeddedError(f"cannot reach the database: {error}") from error
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, MigrationError) as error:
+            raise EmbeddedError(f"cannot prepare the database: {error}") from error
 
     def _record_child(self, name: str, pid: int) -> None:
         if self._state is not None:
             self._state.children[name] = mark(pid)
-            self._data.write_state(self._state)
+            try:
+                self._data.write_state(self._state)
+            except OSError as error:  # a full disk: the next start of a child writes it again
+                self._say(f"cannot write {self._data.state_path}: {error}")
+
+    def _say(self, text: str) -> None:
+        self._notices.write(f"{datetime.now(UTC).isoformat(timespec='milliseconds')} {text}\n".encode())
+        self._voice.say(text)
 
     def _listen_for_signals(self, supervisor: Supervisor) -> None:
         loop, main = asyncio.get_running_loop(), asyncio.current_task()
@@ -196,7 +209,7 @@ class Stack:
             self._asked_to_stop = True
             main.cancel()
 
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, stop)
 
 

@@ -30,7 +30,7 @@ class Program:
     is_ready: Callable[[], bool] = _always
     stop_signal: signal.Signals = signal.SIGTERM
     force_signal: signal.Signals = signal.SIGKILL
-    stop_timeout_s: float = 20.0
+    stop_timeout_s: float = 30.0
     ready_timeout_s: float = 90.0
 
 
@@ -49,7 +49,7 @@ class RestartPolicy:
 
 
 class GaveUp(EmbeddedError):  # noqa: N818  # a decision, named as one
-    """A program died too often; the message holds its last lines."""
+    """A program died too often, or never got ready; the message holds its last lines."""
 
 
 @dataclass(slots=True)
@@ -125,7 +125,7 @@ class Supervisor:
                 deaths.clear()
                 delay_s = self._policy.longest_delay_s
             elif len(deaths) >= self._policy.deaths_allowed:
-                raise GaveUp(self._obituary(program.name, how))
+                raise GaveUp(self._obituary(program.name, f"{how}, too often to go on."))
             else:
                 self._say(f"{program.name} {how}; starting it again")
                 delay_s = self._policy.delay_s(len(deaths))
@@ -152,12 +152,12 @@ class Supervisor:
                     await asyncio.sleep(_POLL_S)  # another process's readiness sends no event
         except TimeoutError:
             how = f"was not ready within {program.ready_timeout_s:.0f} s"
-            raise GaveUp(self._obituary(program.name, how)) from None
+            raise GaveUp(self._obituary(program.name, f"{how}.")) from None
 
     def _obituary(self, name: str, how: str) -> str:
         log = self._log_of(name)
         log.pump()
-        return f"{name} {how}, too often to go on. The end of {log.path}:\n{log.tail}"
+        return f"{name} {how} The end of {log.path}:\n{log.tail}"
 
     def _log_of(self, name: str) -> ChildLog:
         if name not in self._logs:

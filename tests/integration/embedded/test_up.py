@@ -358,3 +358,18 @@ def test_second_signal_forces_the_end(make_up: Callable[..., Up]) -> None:
     up.process.send_signal(signal.SIGINT)
     assert up.finish(up.process) == 0
     assert "gateway does not stop; using SIGKILL" in up.output
+
+
+def test_terminal_that_goes_away_does_not_stop_the_supervision(make_up: Callable[..., Up]) -> None:
+    up = make_up().start()
+    assert up.process is not None
+    assert up.process.stdout is not None
+    up.process.stdout.close()
+    before = up.pids["billing"]
+    psutil.Process(before).kill()
+    wait_until(lambda: up.pids["billing"] != before, "billing to come back")
+    up.process.send_signal(signal.SIGHUP)
+    assert up.process.wait(60) == 0
+    log = (up.data_dir / "logs" / "supervisor.log").read_text(encoding="utf-8")
+    assert "billing was ended by SIGKILL; starting it again" in log
+    assert "Stopping." in log
