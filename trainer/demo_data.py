@@ -1,5 +1,5 @@
 # pyright: basic
-"""`python -m trainer.demo_data DIR [--count 100]`: real handwritten digits, red on yellow, with captions beside them."""
+"""`python -m trainer.demo_data DIR [--count 100]`: real digits, red on yellow, with captions beside them."""
 
 import argparse
 import sys

@@ -2,6 +2,7 @@
 """scikit-learn's 1,797 real handwritten digits as small colour pictures, and a judge that reads digits back."""
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ def caption_of(digit: int) -> str:
 @cache
 def ink() -> tuple[Floats, NDArray[np.int64]]:
     """Ink coverage [N, 32, 32] in 0..1 and labels [N]."""
-    data = load_digits()
+    data: Any = load_digits()
     size = (SIDE, SIDE)
     pictures = [
         np.asarray(Image.fromarray(picture.astype(np.float32) / 16.0).resize(size, Image.Resampling.BICUBIC))
@@ -49,7 +50,8 @@ def accuracy(coverage: Floats, labels: NDArray[np.int64]) -> float:
 @cache
 def _judge() -> SVC:
     coverage, labels = ink()
-    return SVC(gamma=0.05, C=10).fit(_shrunk(coverage), labels)
+    build: Any = SVC
+    return build(gamma=0.05, C=10).fit(_shrunk(coverage), labels)
 
 
 def _shrunk(coverage: Floats) -> Floats:

@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,7 +141,7 @@ def _fail(around: _Surroundings, failure: AttemptFailed) -> ExitCode:
 
 
 @contextmanager
-def _surroundings(options: Options, run: RunSpec, control: Control) -> Iterator[_Surroundings]:
+def _surroundings(options: Options, run: RunSpec, control: Control) -> Generator[_Surroundings]:
     """Open the spool, start the threads, and close everything in the reverse order."""
     redactor = Redactor()
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):

@@ -22,6 +22,7 @@ from trainer.entry.publication import Publishing
 from trainer.failures import AttemptFailed
 from trainer.families.base import BaseModel, Family
 from trainer.families.base_model import fingerprint, locate
+from trainer.families.libraries import quieten_libraries
 from trainer.families.registry import load_family
 from trainer.fetch import Fetcher
 from trainer.publish.publisher import Publisher
@@ -68,6 +69,7 @@ def run(session: Session) -> Publishing:
     spec, reporter = session.job.training, session.reporter
     precision = choose_precision(session.device, spec.mixed_precision)
     make_deterministic(precision.device)
+    quieten_libraries()
     _say_hello(session, precision)
     reporter.phase("preparing")
     for note in precision.notes:

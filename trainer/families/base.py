@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from shared.contracts.training_keys import TrainingSpec
 
@@ -48,7 +48,7 @@ class Family(Protocol):
         """Scaled latents [B, C, h, w] of pixels [B, 3, H, W] in -1..1; the distribution's mean, so it is repeatable."""
         ...
 
-    def load_denoiser(self, base: BaseModel) -> nn.Module:
+    def load_denoiser(self, base: BaseModel) -> Any:
         """Load the network that is trained, frozen and in eval mode."""
         ...
 
@@ -61,7 +61,7 @@ class Family(Protocol):
         ...
 
     def predict(
-        self, denoiser: nn.Module, noisy: Tensor, sigma: Tensor, conditioning: Conditioning, guidance: float
+        self, denoiser: Any, noisy: Tensor, sigma: Tensor, conditioning: Conditioning, guidance: float
     ) -> Tensor:
         """The predicted noise minus clean, [B, C, h, w], for sigma [B] in 0..1."""
         ...
@@ -70,11 +70,11 @@ class Family(Protocol):
         """Module name endings that get an adapter."""
         ...
 
-    def gradient_checkpointing(self, denoiser: nn.Module) -> None:
+    def gradient_checkpointing(self, denoiser: Any) -> None:
         """Trade compute for memory."""
         ...
 
-    def render(self, denoiser: nn.Module, vae: Any, base: BaseModel, request: "RenderRequest") -> Any:
+    def render(self, denoiser: Any, vae: Any, base: BaseModel, request: "RenderRequest") -> Any:
         """One PIL picture."""
         ...
 

@@ -1,3 +1,4 @@
+# pyright: basic
 """Find the base model: a local diffusers folder, or a hub snapshot (from disk only when HF_HUB_OFFLINE is set)."""
 
 import hashlib

@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
+from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from shared.contracts.training_keys import TrainingSpec
 from trainer.families.base import BaseModel, Conditioning, RenderRequest
@@ -35,42 +38,42 @@ class Flux:
     objective: Literal["flow"] = "flow"
     pixel_multiple = 16
 
-    def load_text_encoders(self, base: BaseModel) -> FluxPipeline:
+    def load_text_encoders(self, base: BaseModel) -> Any:
         """A pipeline that holds tokenizers and text encoders only."""
-        pipeline = FluxPipeline.from_pretrained(
-            base.folder, transformer=None, vae=None, torch_dtype=base.dtype, local_files_only=True, variant=base.variant
+        pipeline: Any = FluxPipeline.from_pretrained(
+            base.folder, transformer=None, vae=None, dtype=base.dtype, local_files_only=True, variant=base.variant
         )
         return pipeline.to(base.device)
 
-    def encode_text(self, encoders: FluxPipeline, prompts: list[str], max_length: int) -> Conditioning:
+    def encode_text(self, encoders: Any, prompts: list[str], max_length: int) -> Conditioning:
         """T5 states [B, max_length, d] and the pooled CLIP vector [B, p]."""
         with torch.no_grad():
             states, pooled, _ = encoders.encode_prompt(prompts, prompts, max_sequence_length=max_length)
         return {"prompt_embeds": states.cpu(), "pooled_prompt_embeds": pooled.cpu()}
 
-    def load_vae(self, base: BaseModel) -> AutoencoderKL:
+    def load_vae(self, base: BaseModel) -> Any:
         """The VAE in float32 on the training device."""
-        vae = AutoencoderKL.from_pretrained(
-            base.folder, subfolder="vae", torch_dtype=torch.float32, local_files_only=True, variant=base.variant
+        vae: Any = AutoencoderKL.from_pretrained(
+            base.folder, subfolder="vae", dtype=torch.float32, local_files_only=True, variant=base.variant
         )
         return vae.to(base.device).requires_grad_(False).eval()
 
-    def encode_image(self, vae: AutoencoderKL, pixels: Tensor) -> Tensor:
+    def encode_image(self, vae: Any, pixels: Tensor) -> Tensor:
         """Mean latents, shifted and scaled to unit variance."""
         with torch.no_grad():
             latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mean
         return ((latents - vae.config.shift_factor) * vae.config.scaling_factor).cpu()
 
-    def load_denoiser(self, base: BaseModel) -> nn.Module:
+    def load_denoiser(self, base: BaseModel) -> Any:
         """The transformer, frozen."""
-        denoiser = FluxTransformer2DModel.from_pretrained(
-            base.folder, subfolder="transformer", torch_dtype=base.dtype, local_files_only=True, variant=base.variant
+        denoiser: Any = FluxTransformer2DModel.from_pretrained(
+            base.folder, subfolder="transformer", dtype=base.dtype, local_files_only=True, variant=base.variant
         )
         return denoiser.to(base.device).requires_grad_(False).eval()
 
     def side_multiple(self, base: BaseModel) -> int:
         """VAE reduction times the 2x2 patch."""
-        config = AutoencoderKL.load_config(base.folder, subfolder="vae", local_files_only=True)
+        config: Any = AutoencoderKL.load_config(base.folder, subfolder="vae", local_files_only=True)
         return 2 ** (len(config["block_out_channels"]) - 1) * 2
 
     def sequence_length(self, latents: Tensor) -> int:
@@ -78,7 +81,7 @@ class Flux:
         return latents.shape[-2] * latents.shape[-1] // 4
 
     def predict(
-        self, denoiser: nn.Module, noisy: Tensor, sigma: Tensor, conditioning: Conditioning, guidance: float
+        self, denoiser: Any, noisy: Tensor, sigma: Tensor, conditioning: Conditioning, guidance: float
     ) -> Tensor:
         """Pack into tokens, predict, unpack."""
         batch, channels, height, width = noisy.shape
@@ -101,14 +104,15 @@ class Flux:
         """`peft_lora_target_modules` wins over `flux_lora_target`."""
         return spec.peft_lora_target_modules or _TARGETS[spec.flux_lora_target]
 
-    def gradient_checkpointing(self, denoiser: nn.Module) -> None:
+    def gradient_checkpointing(self, denoiser: Any) -> None:
         """Recompute every block in the backward pass."""
         denoiser.enable_gradient_checkpointing()
 
-    def render(self, denoiser: nn.Module, vae: AutoencoderKL, base: BaseModel, request: RenderRequest) -> Image.Image:
+    def render(self, denoiser: Any, vae: Any, base: BaseModel, request: RenderRequest) -> Image.Image:
         """Draw with the public pipeline, so that a sample shows what users of the file will get."""
-        scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(base.folder, subfolder="scheduler")
-        pipeline = FluxPipeline(
+        scheduler: Any = FlowMatchEulerDiscreteScheduler.from_pretrained(base.folder, subfolder="scheduler")
+        build: Any = FluxPipeline  # its annotations do not admit the absent encoders
+        pipeline = build(
             transformer=denoiser, vae=vae, scheduler=scheduler,
             text_encoder=None, text_encoder_2=None, tokenizer=None, tokenizer_2=None,
         )  # fmt: skip
@@ -128,8 +132,9 @@ class Flux:
 
     def save_lora(self, folder: Path, tensors: Conditioning, adapter_config: dict[str, Any]) -> Path:
         """`pytorch_lora_weights.safetensors` with diffusers' keys and adapter metadata."""
+        layers: dict[str, Any] = dict(tensors)
         FluxPipeline.save_lora_weights(
-            folder, transformer_lora_layers=tensors, transformer_lora_adapter_metadata=adapter_config
+            folder, transformer_lora_layers=layers, transformer_lora_adapter_metadata=adapter_config
         )
         return folder / "pytorch_lora_weights.safetensors"
 

@@ -96,7 +96,7 @@ def prune(root: Path, keep: int, in_use: set[Path]) -> None:
 
 def random_states(noise: Generator) -> dict[str, Any]:
     """Every source of chance, in types that `torch.load(weights_only=True)` reads."""
-    numpy_state = np.random.get_state(legacy=True)  # noqa: NPY002 -- the global generator is what has to be saved
+    numpy_state: Any = np.random.get_state(legacy=True)  # noqa: NPY002 -- the global generator is what has to be saved
     return {
         "python": random.getstate(),
         "numpy": [str(numpy_state[0]), [int(word) for word in numpy_state[1]], *map(float, numpy_state[2:])],

@@ -3,9 +3,10 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from shared.contracts.training_keys import TrainingSpec
 from trainer.families.base import Conditioning, Family
@@ -32,7 +33,7 @@ def draw_sigma(count: int, noise: Generator, spec: TrainingSpec, sequence_length
     return sigma * shift / (1 + (shift - 1) * sigma) if shift > 0 else sigma
 
 
-def training_loss(family: Family, denoiser: nn.Module, batch: Batch, noise: Generator, spec: TrainingSpec) -> Tensor:
+def training_loss(family: Family, denoiser: Any, batch: Batch, noise: Generator, spec: TrainingSpec) -> Tensor:
     """The mean squared error of the predicted n - x0, a scalar with gradient.
 
     Noise is drawn on the CPU from one generator, so the same seed gives the same draws on every device.

@@ -1,0 +1,50 @@
+"""Trainer tests: real runs of tiny jobs. They need `.venv-trainer`; without torch nothing here is collected."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TRAINER_BACKOFF_MIN_S="0.02", TRAINER_BACKOFF_MAX_S="0.2")
+
+collect_ignore_glob = [] if importlib.util.find_spec("torch") else ["test_*.py"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(pytest.mark.trainer)
+
+
+@pytest.fixture
+def receiver():
+    from receiver import Receiver
+
+    running = Receiver()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory) -> Path:
+    """Twenty tinted digits with captions."""
+    from trainer.demo_data import write_demo_data
+
+    folder = tmp_path_factory.mktemp("digits")
+    write_demo_data(folder, 20)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def start(tmp_path, digits, shared_cache):
+    """A factory of attempts with a small, quick configuration."""
+    from attempts import AttemptStarter
+
+    return AttemptStarter(tmp_path, digits, shared_cache)
