@@ -5,10 +5,10 @@ they are.
 """
 
 import asyncio
-import logging
 from collections.abc import Sequence
 
 import asyncpg
+import structlog
 from asyncpg.pool import PoolConnectionProxy
 
 from shared.eventstore.api import Appended, VersionConflict
@@ -25,7 +25,7 @@ CONNECT_TIMEOUT_S = 10.0
 LINGER_S = 0.05
 """How long the connection is kept when nothing waits: a steady trickle need not fetch it anew each time."""
 
-_log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger()
 
 Outcome = Appended | VersionConflict
 Connection = asyncpg.Connection | PoolConnectionProxy
@@ -116,7 +116,7 @@ class GroupCommit:
             try:
                 await self._commit_batch(connection, batch)
             except OUTAGES as error:
-                _log.warning("eventstore.append.outcome_unknown", extra={"error": repr(error)})
+                log.warning("eventstore.append.outcome_unknown", error=repr(error))
                 for waiting in batch:
                     waiting.fail(_unavailable("it may or may not have been committed", error))
                 return
@@ -155,7 +155,7 @@ class GroupCommit:
             await self._commit_batch(connection, [waiting])
 
     def _refuse_waiting(self, error: Exception) -> None:
-        _log.warning("eventstore.append.unavailable", extra={"error": repr(error)})
+        log.warning("eventstore.append.unavailable", error=repr(error))
         while not self._queue.empty():
             self._queue.get_nowait().fail(_unavailable("nothing was written", error))
 

@@ -6,7 +6,6 @@ The account it connects as may be a superuser, or the owner of the database who 
 
 import asyncio
 import hashlib
-import logging
 import os
 import sys
 from collections.abc import AsyncGenerator, Iterator, Mapping
@@ -16,11 +15,13 @@ from typing import cast
 
 import asyncpg
 import msgspec
+import structlog
 
 from shared.contracts.catalogue import WRITERS
 from shared.contracts.subjects import SERVICES
 from shared.eventstore.queries import QUERIES
 from shared.ids import new_id
+from shared.observability import logging
 from shared.settings import Secret, SettingsError, load
 
 OWNER = "log_owner"
@@ -32,7 +33,7 @@ SCHEMA_VERSION = 1
 
 _ROOT = Path(__file__).resolve().parents[2]
 _TIMEOUT_S = 60.0
-_log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger()
 
 
 class MigrationError(Exception):
@@ -143,7 +144,7 @@ async def _apply(connection: asyncpg.Connection, migration: Migration) -> None:
         await connection.execute(migration.sql)
         await connection.execute(QUERIES.act_as, OWNER, "log")
         await connection.execute(QUERIES.remember_applied, migration.scope, migration.name, migration.sha256)
-    _log.info("migrate.file.applied", extra={"scope": migration.scope, "file": migration.name})
+    log.info("migrate.file.applied", scope=migration.scope, file=migration.name)
 
 
 async def _set_facts(connection: asyncpg.Connection) -> None:
@@ -177,13 +178,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 def main(environ: Mapping[str, str]) -> int:
     """Migrates as the environment says; the exit code of the process."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.configure("migrate")
     try:
         settings = load(Settings, environ)
         passwords = {role: cast("Secret", getattr(settings, f"{role}_password")).reveal() for role in LOGIN_ROLES}
         asyncio.run(migrate(settings.database_superuser_url.reveal(), settings.database_name, passwords))
     except (MigrationError, SettingsError) as error:
-        _log.error("migrate.refused: %s", error)
+        log.error("migrate.database.refused", reason=str(error))  # noqa: TRY400 - the reason says it all
         return 1
     return 0
 

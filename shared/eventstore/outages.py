@@ -1,10 +1,10 @@
 """Which database errors mean "try later": the difference between an outage and a bug."""
 
-import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 
 import asyncpg
+import structlog
 
 from shared.problems import Unavailable
 
@@ -21,7 +21,7 @@ OUTAGES: tuple[type[Exception], ...] = (
 )
 """The server is away, restarting, out of connections or locks, or did not answer in time."""
 
-_log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger()
 
 
 @contextmanager
@@ -32,5 +32,5 @@ def unavailable_on_outage(what: str) -> Generator[None]:
     except OUTAGES as error:
         if isinstance(error, ValueError):  # asyncpg calls an argument it cannot encode an InterfaceError too
             raise
-        _log.warning("eventstore.postgres.unavailable", extra={"what": what, "error": repr(error)})
+        log.warning("eventstore.postgres.unavailable", what=what, error=repr(error))
         raise Unavailable(f"the log does not answer ({what})") from error

@@ -13,8 +13,12 @@ from shared.contracts.envelope import EventMetadata, RecordedEvent
 from shared.eventstore.api import Append
 from shared.eventstore.hashing import StoredEvent
 from shared.ids import new_id
+from shared.problems import Rejected
 
 Row = Mapping[str, Any] | asyncpg.Record
+
+MAX_EVENT_BYTES = 960 * 1024
+"""An event must fit into one NATS message with its envelope, and NATS takes 1 MiB unless it is told otherwise."""
 
 _STREAM = re.compile(r"[a-z_]+-[A-Za-z0-9_-]+")
 _meta_encoder = msgspec.json.Encoder(order="deterministic")
@@ -46,7 +50,7 @@ def encode_meta(meta: EventMetadata) -> bytes:
 
 
 def encode(append: Append) -> Encoded:
-    """The bytes to store; raises ValueError for an append that no log could take."""
+    """The bytes to store; raises ValueError for an append that no log could take, Rejected if it is too large."""
     if not append.events:
         raise ValueError(f"nothing to append to {append.stream}")
     if not _STREAM.fullmatch(append.stream):
@@ -58,6 +62,8 @@ def encode(append: Append) -> Encoded:
     for event in events:
         if event.type.partition(".")[0] != category:
             raise ValueError(f"{event.type} does not belong in {append.stream}")
+        if len(event.data) > MAX_EVENT_BYTES:
+            raise Rejected("payload_too_large", f"{event.type} is {len(event.data)} bytes", limit_bytes=MAX_EVENT_BYTES)
     return Encoded(
         stream=append.stream,
         expected_version=append.expected_version,

@@ -1,10 +1,10 @@
 """One LISTEN connection for all the readers of a process: they wake when a batch is committed."""
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator
 
 import asyncpg
+import structlog
 from asyncpg.pool import PoolConnectionProxy
 
 from shared.eventstore.outages import OUTAGES
@@ -13,7 +13,7 @@ CHANNEL = "log_appended"
 SAFETY_POLL_S = 1.0
 _CONNECT_TIMEOUT_S = 10.0
 
-_log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger()
 
 
 class Wakeups:
@@ -59,7 +59,7 @@ class Wakeups:
                 self._connection = connection
                 await connection.add_listener(CHANNEL, self._wake)
             except OUTAGES as error:
-                _log.warning("eventstore.listen.unavailable", extra={"error": repr(error)})
+                log.warning("eventstore.listen.unavailable", error=repr(error))
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -70,4 +70,4 @@ class Wakeups:
                 await connection.remove_listener(CHANNEL, self._wake)
             await self._pool.release(connection, timeout=_CONNECT_TIMEOUT_S)
         except OUTAGES as error:
-            _log.warning("eventstore.listen.release_failed", extra={"error": repr(error)})
+            log.warning("eventstore.listen.release_failed", error=repr(error))

@@ -14,7 +14,8 @@ from shared.contracts.envelope import RecordedEvent
 from shared.eventstore.api import EventStore, VersionConflict
 from shared.eventstore.hashing import NO_HASH, StoredEvent, event_hash
 from shared.eventstore.memory import MemoryEventStore
-from shared.eventstore.rows import encode_meta
+from shared.eventstore.rows import MAX_EVENT_BYTES, encode_meta
+from shared.problems import Rejected
 from tests.support.log import StoreFor, a_fact, a_job_stream, an_append
 
 
@@ -103,6 +104,14 @@ async def test_impossible_appends_are_refused_before_they_reach_the_log(store: E
         with pytest.raises(ValueError, match=r".+"):
             await store.append(append)
     assert await store.head() == 0
+
+
+async def test_event_that_would_not_fit_on_the_bus_is_refused(store: EventStore) -> None:
+    await store.append(an_append(a_job_stream(), a_fact("x" * (MAX_EVENT_BYTES - 200))))
+    with pytest.raises(Rejected) as refused:
+        await store.append(an_append(a_job_stream(), a_fact("x" * MAX_EVENT_BYTES)))
+    assert refused.value.code == "payload_too_large"
+    assert await store.head() == 1
 
 
 async def test_read_pages_in_position_order_within_bounds(store: EventStore) -> None:

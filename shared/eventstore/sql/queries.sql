@@ -170,3 +170,38 @@ select format('grant select on log.seals, log.relay_checkpoint, log.category_wri
 select format(
     'grant usage on schema %1$I to %2$I; grant select on %1$I.checkpoint, %1$I.parked to %2$I', $1::text, $2::text
 )
+
+-- ---- the relay ------------------------------------------------------------------------------------------------------
+
+-- name: try_lead
+-- One relay publishes at a time: true if this connection is it, until it ends.
+select pg_try_advisory_lock(7305808869232666)
+
+-- name: event_at
+-- The event at one position, to compare with what JetStream holds.
+select event_id from log.events where global_position = $1
+
+-- name: previous_in_category
+-- The last position of a category before another position, 0 if there is none.
+select coalesce(max(global_position), 0) from log.events where category = $1 and global_position < $2
+
+-- name: published_position
+-- Up to where the relay had published when it last said so; nothing before the first time.
+select position from log.relay_checkpoint
+
+-- name: remember_published
+-- Everything up to here is in JetStream.
+insert into log.relay_checkpoint (position) values ($1)
+on conflict (one_row) do update set position = excluded.position, updated_at = clock_timestamp()
+
+-- name: last_seal
+-- Where the sealed part of the log ends, and the running hash there.
+select to_position, hash from log.seals order by to_position desc limit 1
+
+-- name: hashes_after
+-- The next events' hashes, in order.
+select global_position, hash from log.events where global_position > $1 order by global_position limit $2
+
+-- name: add_seal
+-- Seals a range; refused if another relay has sealed it.
+insert into log.seals (from_position, to_position, event_count, hash) values ($1, $2, $3, $4)

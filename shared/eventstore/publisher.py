@@ -1,0 +1,91 @@
+"""Puts events into JetStream in the log's order, each exactly once, and proves it by the stream's sequence numbers.
+
+Every message states the sequence that the stream must be at (`Nats-Expected-Last-Sequence`), so a lost message makes
+the server refuse those behind it: the stream is always an unbroken beginning of the log, and its last message says
+where to go on. `Nats-Msg-Id` keeps a repeat that crosses its own late acknowledgement from being stored twice.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from uuid import UUID
+
+import msgspec
+from nats.js.api import PubAck
+
+from shared.contracts.envelope import RecordedEvent
+from shared.contracts.subjects import EVENTS_STREAM, event_subject
+from shared.eventstore.group_commit import Connection
+from shared.eventstore.jetstream import JetStream, within
+from shared.eventstore.queries import QUERIES
+from shared.eventstore.topology import EVENT_ID, MESSAGE_ID, POSITION, ForeignStreamError, StreamEnd
+
+PREVIOUS = "Tw-Prev-In-Category"
+EXPECTED_STREAM = "Nats-Expected-Stream"
+EXPECTED_SEQUENCE = "Nats-Expected-Last-Sequence"
+ACKS_TIMEOUT_S = 10.0
+_QUERY_TIMEOUT_S = 30.0
+
+_encoder = msgspec.json.Encoder()
+
+
+class Publisher:
+    """Appends to the stream of events from where it ends. One that raised anything is of no more use."""
+
+    def __init__(self, jetstream: JetStream, store_id: UUID, end: StreamEnd) -> None:
+        self._jetstream = jetstream
+        self._store_id = store_id
+        self._last_of_category: dict[str, int] = {}
+        self.position = end.position
+        self.sequence = end.sequence
+
+    async def publish(self, connection: Connection, events: Sequence[RecordedEvent]) -> None:
+        """Returns when JetStream has acknowledged all of them; they follow `position` without a gap.
+
+        Raises:
+            ForeignStreamError: the stream took an event for one it has elsewhere.
+            nats.errors.Error: anything else; some of the events may be in the stream.
+        """
+        headers = [await self._headers(connection, event, number) for number, event in enumerate(events)]
+        acks: list[asyncio.Future[PubAck]] = []
+        try:
+            for event, header in zip(events, headers, strict=True):
+                subject = event_subject(event.type, event.stream)
+                acks.append(await self._jetstream.publish_async(subject, _encoder.encode(event), headers=header))
+            await within(asyncio.wait(acks), ACKS_TIMEOUT_S)
+            for number, ack in enumerate(acks):
+                self._check(ack.result(), self.sequence + number + 1)
+        finally:
+            for ack in acks:
+                _give_up(ack)
+        self.sequence += len(events)
+        self.position = events[-1].global_position
+
+    async def _headers(self, connection: Connection, event: RecordedEvent, number: int) -> dict[str, str]:
+        position, category = event.global_position, event.category
+        previous = self._last_of_category.get(category)
+        if previous is None:
+            query = QUERIES.previous_in_category
+            previous = await connection.fetchval(query, category, position, timeout=_QUERY_TIMEOUT_S)
+        self._last_of_category[category] = position
+        return {
+            MESSAGE_ID: f"{self._store_id}:{position}",
+            EXPECTED_STREAM: EVENTS_STREAM,
+            EXPECTED_SEQUENCE: str(self.sequence + number),
+            POSITION: str(position),
+            PREVIOUS: str(previous),
+            EVENT_ID: str(event.event_id),
+        }
+
+    def _check(self, ack: PubAck, sequence: int) -> None:
+        """A duplicate is what we want to see only where the message itself belongs."""
+        if ack.seq != sequence:
+            what = "a duplicate of" if ack.duplicate else "a message at"
+            raise ForeignStreamError(f"it reports {what} sequence {ack.seq} where {sequence} is due")
+
+
+def _give_up(ack: asyncio.Future[PubAck]) -> None:
+    """Lets go of an acknowledgement that nobody waits for any more."""
+    if not ack.done():
+        ack.cancel()
+    elif not ack.cancelled():
+        ack.exception()

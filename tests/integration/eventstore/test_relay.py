@@ -1,0 +1,337 @@
+"""The relay between a real log and a real JetStream, under the rights of its own roles."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Protocol, cast
+from uuid import uuid4
+
+import asyncpg
+import msgspec
+import nats.errors
+import pytest
+from nats.aio.client import Client
+from nats.js.errors import NotFoundError
+
+from deploy.embedded.nats import EmbeddedNats, NatsUser
+from shared.contracts.envelope import RecordedEvent
+from shared.contracts.subjects import DURABLES, EVENTS_STREAM, STREAMS, all_permissions
+from shared.eventstore.hashing import NO_HASH, seal_hash
+from shared.eventstore.migrate import migrate
+from shared.eventstore.postgres import PostgresEventStore
+from shared.eventstore.relay import Relay
+from shared.messaging.connection import Bus, BusSettings
+from shared.settings import Secret
+from tests.support.log import PASSWORDS, LogDatabase, StoreFor, a_fact, a_job_stream, an_account_event, an_append
+from tests.support.waiting import eventually
+
+OBSERVER = NatsUser("observer", "observer")
+DEADLINE_S = 20.0
+
+
+@pytest.fixture
+def nats_home(tmp_path: Path) -> Iterator[EmbeddedNats]:
+    """A NATS of the test's own with the real users, and one who sees everything."""
+    users = [
+        NatsUser(right.user, f"test-{right.user}", right.publish, right.subscribe, right.allow_responses)
+        for right in all_permissions()
+    ]
+    server = EmbeddedNats(tmp_path / "nats", [*users, OBSERVER]).start()
+    yield server
+    server.stop()
+
+
+class Published(msgspec.Struct, frozen=True):
+    """One message of the stream of events."""
+
+    subject: str
+    headers: dict[str, str]
+    event: RecordedEvent
+
+
+@asynccontextmanager
+async def observing(server: EmbeddedNats) -> AsyncGenerator[Any]:
+    """JetStream as somebody sees it who may do everything."""
+    client = Client()
+    await client.connect(server.url, user=OBSERVER.name, password=OBSERVER.password)
+    try:
+        yield cast("Any", client).jetstream()
+    finally:
+        await client.close()
+
+
+async def messages(server: EmbeddedNats) -> list[Published]:
+    """Everything in the stream of events, in its order."""
+    async with observing(server) as stream:
+        try:
+            last = (await stream.stream_info(EVENTS_STREAM)).state.last_seq
+            raw = [await stream.get_msg(EVENTS_STREAM, seq=number) for number in range(1, last + 1)]
+        except NotFoundError:
+            return []
+    return [Published(m.subject, dict(m.headers), msgspec.json.decode(m.data, type=RecordedEvent)) for m in raw]
+
+
+class Start(Protocol):
+    async def __call__(self, *, seal_idle_s: float = 5.0) -> "Running": ...
+
+
+class Running(msgspec.Struct, frozen=True):
+    """A relay at work in this process, with its own connections."""
+
+    relay: Relay
+    stop: Callable[[], Awaitable[None]]
+    pool: asyncpg.Pool
+
+    async def reached(self, position: int) -> None:
+        """Returns when everything up to `position` is published."""
+
+        async def is_there() -> bool:
+            return self.relay.position >= position
+
+        await eventually(is_there)
+
+
+@asynccontextmanager
+async def running_relay(log: LogDatabase, server: EmbeddedNats, seal_idle_s: float) -> AsyncGenerator[Running]:
+    stopping = asyncio.Event()
+    settings = BusSettings(url=server.url, user="relay", password=Secret("test-relay"))
+    async with asyncpg.create_pool(log.dsn("relay"), min_size=1, max_size=3) as pool:
+        bus = await Bus.connect(settings, service="relay")
+        relay = Relay(pool, bus, seal_idle_s=seal_idle_s)
+        try:
+            async with asyncio.TaskGroup() as group:
+                task = group.create_task(relay.run(stopping))
+
+                async def stop() -> None:
+                    stopping.set()
+                    await task
+
+                yield Running(relay, stop, pool)
+                stopping.set()
+        finally:
+            await bus.close()
+
+
+@pytest.fixture
+async def start(log_database: LogDatabase, nats_home: EmbeddedNats) -> AsyncIterator[Start]:
+    """`await start()`: one more relay; all are stopped at the end."""
+    async with AsyncExitStack() as stack:
+
+        async def start_one(*, seal_idle_s: float = 5.0) -> Running:
+            return await stack.enter_async_context(running_relay(log_database, nats_home, seal_idle_s))
+
+        yield start_one
+
+
+async def append_jobs(store_for: StoreFor, count: int) -> int:
+    """So many events of job streams; the log's head after them."""
+    store = await store_for("scheduler")
+    done = await asyncio.gather(*(store.append(an_append(a_job_stream(), a_fact(str(n)))) for n in range(count)))
+    return max(one.last_position for one in done)
+
+
+async def test_events_arrive_in_log_order_with_everything_a_consumer_needs(
+    start: Start, store_for: StoreFor, nats_home: EmbeddedNats
+) -> None:
+    head = await append_jobs(store_for, 3)
+    billing = await store_for("billing")
+    await billing.append(an_append("account-x1", an_account_event()))
+    running = await start()
+    head = await append_jobs(store_for, 2)
+    await running.reached(head)
+    sent = await messages(nats_home)
+    log = await billing.read()
+    assert [one.event for one in sent] == log
+    assert [one.headers["Tw-Position"] for one in sent] == ["1", "2", "3", "4", "5", "6"]
+    assert [one.headers["Tw-Prev-In-Category"] for one in sent] == ["0", "1", "2", "0", "3", "5"]
+    store_id = await billing.store_id()
+    assert [one.headers["Nats-Msg-Id"] for one in sent] == [f"{store_id}:{n}" for n in range(1, 7)]
+    assert sent[3].subject == "evt.account.opened.x1"
+    assert {one.headers["Nats-Expected-Stream"] for one in sent} == {EVENTS_STREAM}
+
+
+async def test_streams_and_durables_exist_as_subjects_say(start: Start, nats_home: EmbeddedNats) -> None:
+    running = await start()
+    await asyncio.wait_for(running.relay.leading.wait(), DEADLINE_S)
+    async with observing(nats_home) as stream:
+
+        async def all_there() -> bool:
+            try:
+                return len(await stream.consumers_info(EVENTS_STREAM)) == len(DURABLES)
+            except NotFoundError:
+                return False
+
+        await eventually(all_there)
+        for spec in STREAMS:
+            config = (await stream.stream_info(spec.name)).config
+            assert tuple(config.subjects) == spec.subjects
+            assert (config.max_age, config.max_bytes) == (spec.max_age_s, spec.max_bytes)
+            assert config.duplicate_window == spec.duplicate_window_s
+        for durable in DURABLES:
+            config = (await stream.consumer_info(EVENTS_STREAM, durable.name)).config
+            assert (config.filter_subjects or [config.filter_subject]) == durable.filter_subjects
+            assert (config.ack_policy, config.ack_wait, config.max_deliver) == ("explicit", 30, -1)
+        await stream.delete_consumer(EVENTS_STREAM, DURABLES[0].name)
+        await eventually(all_there)
+
+
+async def test_relay_resumes_after_its_checkpoint_and_sends_nothing_twice(
+    start: Start, store_for: StoreFor, nats_home: EmbeddedNats
+) -> None:
+    first = await start()
+    await first.reached(await append_jobs(store_for, 5))
+    await first.stop()
+    head = await append_jobs(store_for, 5)
+    second = await start()
+    await second.reached(head)
+    assert [one.event.global_position for one in await messages(nats_home)] == list(range(1, 11))
+
+
+async def test_relay_that_died_between_ack_and_checkpoint_leaves_no_duplicate(
+    start: Start, store_for: StoreFor, nats_home: EmbeddedNats, log_database: LogDatabase
+) -> None:
+    first = await start()
+    await first.reached(await append_jobs(store_for, 6))
+    await first.stop()
+    connection = await asyncpg.connect(log_database.superuser_dsn)
+    await connection.execute("update log.relay_checkpoint set position = 2")
+    await connection.close()
+    second = await start()
+    await second.reached(await append_jobs(store_for, 1))
+    assert [one.event.global_position for one in await messages(nats_home)] == list(range(1, 8))
+
+
+async def test_more_than_a_page_goes_out_in_order(start: Start, store_for: StoreFor, nats_home: EmbeddedNats) -> None:
+    head = await append_jobs(store_for, 700)
+    running = await start()
+    await running.reached(head)
+    assert [one.event.global_position for one in await messages(nats_home)] == list(range(1, 701))
+
+
+async def test_nats_restart_loses_and_doubles_nothing(
+    start: Start, store_for: StoreFor, nats_home: EmbeddedNats
+) -> None:
+    running = await start()
+    await running.reached(await append_jobs(store_for, 5))
+    nats_home.stop()
+    head = await append_jobs(store_for, 5)
+    nats_home.start()
+    await running.reached(head)
+    assert [one.event.global_position for one in await messages(nats_home)] == list(range(1, 11))
+
+
+async def test_wiped_jetstream_gets_the_whole_log_again(
+    start: Start, store_for: StoreFor, nats_home: EmbeddedNats
+) -> None:
+    running = await start()
+    await running.reached(await append_jobs(store_for, 5))
+    nats_home.stop()
+    shutil.rmtree(nats_home.home / "jetstream")
+    nats_home.start()
+
+    async def all_there_again() -> bool:
+        return len(await messages(nats_home)) == 5
+
+    await eventually(all_there_again)
+
+
+@pytest.mark.parametrize("damage", ["delete_stream", "purge_stream"])
+async def test_deleted_or_purged_stream_is_published_anew_within_seconds(
+    start: Start, store_for: StoreFor, nats_home: EmbeddedNats, damage: str
+) -> None:
+    running = await start()
+    await running.reached(await append_jobs(store_for, 5))
+    async with observing(nats_home) as stream:
+        await getattr(stream, damage)(EVENTS_STREAM)
+
+    async def all_there_again() -> bool:
+        try:
+            return [one.event.global_position for one in await messages(nats_home)] == [1, 2, 3, 4, 5]
+        except nats.errors.Error:
+            return False
+
+    await eventually(all_there_again, deadline_s=5)
+
+
+async def test_new_database_on_an_old_jetstream_is_published_from_its_beginning(
+    start: Start, store_for: StoreFor, nats_home: EmbeddedNats, log_database: LogDatabase
+) -> None:
+    running = await start()
+    await running.reached(await append_jobs(store_for, 5))
+    await running.stop()
+    other = LogDatabase(f"log_{uuid4().hex}", log_database.server)
+    await migrate(log_database.server.superuser_dsn, other.name, PASSWORDS)
+    async with (
+        running_relay(other, nats_home, 5.0) as again,
+        PostgresEventStore.open(other.dsn("scheduler"), connections=2) as store,
+    ):
+        await store.append(an_append(a_job_stream(), a_fact("of the new log")))
+        await again.reached(1)
+        assert [one.event for one in await messages(nats_home)] == await store.read()
+
+
+async def test_one_of_two_relays_publishes_and_the_other_takes_over(
+    start: Start, store_for: StoreFor, nats_home: EmbeddedNats
+) -> None:
+    first = await start()
+    await asyncio.wait_for(first.relay.leading.wait(), DEADLINE_S)
+    second = await start()
+    await first.reached(await append_jobs(store_for, 3))
+    assert not second.relay.leading.is_set()
+    assert second.relay.position == 0
+    await first.stop()
+    head = await append_jobs(store_for, 3)
+    await second.reached(head)
+    assert [one.event.global_position for one in await messages(nats_home)] == list(range(1, 7))
+
+
+async def test_relay_whose_connection_is_cut_leads_again(
+    start: Start, store_for: StoreFor, nats_home: EmbeddedNats, log_database: LogDatabase
+) -> None:
+    running = await start()
+    await running.reached(await append_jobs(store_for, 3))
+    connection = await asyncpg.connect(log_database.superuser_dsn)
+    await connection.execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'relay'")
+    await connection.close()
+    await running.reached(await append_jobs(store_for, 3))
+    assert [one.event.global_position for one in await messages(nats_home)] == list(range(1, 7))
+
+
+async def test_rolled_back_append_publishes_nothing(
+    start: Start, store_for: StoreFor, nats_home: EmbeddedNats, log_database: LogDatabase
+) -> None:
+    running = await start()
+    store = await store_for("scheduler")
+    connection = await asyncpg.connect(log_database.dsn("scheduler"))
+    transaction = connection.transaction()
+    await transaction.start()
+    await store.append_in(connection, [an_append(a_job_stream(), a_fact("never"))])
+    await transaction.rollback()
+    await connection.close()
+    await running.reached(await append_jobs(store_for, 1))
+    assert [one.event for one in await messages(nats_home)] == await store.read()
+    assert await store.head() == 1
+
+
+async def test_log_is_sealed_every_256_events_and_when_it_rests(
+    start: Start, store_for: StoreFor, log_database: LogDatabase
+) -> None:
+    await append_jobs(store_for, 300)
+    await start(seal_idle_s=0.2)
+    connection = await asyncpg.connect(log_database.dsn("inspector"))
+
+    async def two_seals() -> bool:
+        return await connection.fetchval("select count(*) from log.seals") == 2
+
+    await eventually(two_seals)
+    seals = await connection.fetch("select * from log.seals order by to_position")
+    await connection.close()
+    log = await (await store_for("scheduler")).read()
+    first = seal_hash(NO_HASH, 1, 256, (event.hash for event in log[:256]))
+    second = seal_hash(first, 257, 300, (event.hash for event in log[256:]))
+    assert [(s["from_position"], s["to_position"], s["event_count"], s["hash"]) for s in seals] == [
+        (1, 256, 256, first),
+        (257, 300, 44, second),
+    ]
