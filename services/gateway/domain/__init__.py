@@ -1,0 +1,1 @@
+"""Pure rules and views of the gateway: no I/O, no clock."""

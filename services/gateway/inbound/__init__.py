@@ -1,0 +1,1 @@
+"""What wakes the gateway: HTTP requests, the log, and hints from the bus."""

@@ -1,0 +1,34 @@
+"""What routes are given: built once in app.py, handed out by Litestar's dependency injection."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from litestar.params import Dependency
+
+from services.gateway.access import AttemptAccess
+from services.gateway.administration import Services
+from services.gateway.handlers import JobCommands, Principal
+from services.gateway.inbound.feed import Feed
+from services.gateway.inbound.log_stream import LogStreams
+from services.gateway.intake import ReportIntake
+from services.gateway.outbound.object_store import ObjectStore
+from services.gateway.reads import JobReads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayParts:
+    """Everything a route may call."""
+
+    commands: JobCommands
+    reads: JobReads
+    access: AttemptAccess
+    intake: ReportIntake
+    objects: ObjectStore
+    services: Services
+    feed: Feed
+    log_streams: LogStreams
+    max_object_bytes: int
+
+
+Parts = Annotated[GatewayParts, Dependency(skip_validation=True)]
+Caller = Annotated[Principal, Dependency(skip_validation=True)]

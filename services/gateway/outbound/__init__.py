@@ -1,0 +1,1 @@
+"""What the gateway calls: the owners, the object store, its own tables and files."""
