@@ -1,0 +1,245 @@
+"""The road of a job: which fact leads to which request."""
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from services.scheduler.domain.job_commands import (
+    CompleteDelivery,
+    RecordAttemptCancelled,
+    RecordAttemptFailed,
+    RecordAttemptStarted,
+    RecordCheckpoint,
+    RecordDatasetsPacked,
+    RecordFundsReserved,
+    RecordPreparationRefused,
+    RecordTrainingFinished,
+)
+from services.scheduler.domain.job_process import (
+    Ask,
+    Keep,
+    Outgoing,
+    answered,
+    max_train_steps,
+    react,
+    refused,
+    told,
+)
+from shared.contracts.account import FundsRefused, FundsReserved, ReserveFunds, SettleJob
+from shared.contracts.artifact import ConfirmArtifacts, DatasetsPacked, DatasetsRefused, PackDatasets
+from shared.contracts.attempt import (
+    AttemptAccepted,
+    AttemptCancelled,
+    AttemptCheckpointSaved,
+    AttemptFailed,
+    AttemptLost,
+    AttemptStarted,
+    AttemptSucceeded,
+    CancelAttempt,
+    RequestAttempt,
+)
+from shared.contracts.job import (
+    Command,
+    Event,
+    JobCancelled,
+    JobCancelRequested,
+    JobCompleted,
+    JobDatasetsPacked,
+    JobFailed,
+    PackedDataset,
+)
+from tests.unit.scheduler.job_samples import (
+    ATTEMPT,
+    CANCEL_REQUESTED,
+    FUNDED,
+    JOB_ID,
+    QUEUED,
+    STARTED,
+    T0,
+    checkpoint,
+    dispatched,
+    finished,
+    queued,
+    running,
+    submitted,
+)
+
+TAR = PackedDataset(dataset_id="digits", sha256="ab", size_bytes=1, file_count=1)
+
+
+def following(event: Event, *past: Event) -> list[Outgoing]:
+    return list(react(JOB_ID, told([*past, event]), event, stream_id=ATTEMPT, at=T0))
+
+
+def asked(event: Event, *past: Event) -> tuple[str, Command, str]:
+    (ask,) = following(event, *past)
+    assert isinstance(ask, Ask)
+    return ask.owner, ask.command, ask.purpose
+
+
+def kept(event: Event) -> object:
+    (keep,) = following(event, *running())
+    assert isinstance(keep, Keep)
+    return keep.command
+
+
+def test_a_submitted_job_reserves_its_funds_before_its_data_is_packed() -> None:
+    event = submitted()
+    funds, data = following(event)
+    reserve = ReserveFunds(job_id=JOB_ID, owner="alice", provider="local", max_train_steps=100)
+    assert funds == Ask(owner="billing", command=reserve, purpose="reserve")
+    pack = PackDatasets(job_id=JOB_ID, datasets=event.datasets)
+    assert data == Ask(owner="storage", command=pack, purpose="pack")
+
+
+def test_a_job_without_datasets_has_nothing_packed() -> None:
+    owner, command, _ = asked(submitted(datasets=False))
+    assert owner == "billing"
+    assert isinstance(command, ReserveFunds)
+
+
+def test_a_dispatched_job_asks_for_a_run_of_everything_it_was_prepared_with() -> None:
+    event = dispatched(number=2, resume=checkpoint(50))
+    order = submitted()
+    owner, command, _ = asked(event, order, JobDatasetsPacked(datasets=[TAR]), FUNDED, QUEUED)
+    assert owner == "provider_bridge"
+    assert command == RequestAttempt(
+        attempt_id=ATTEMPT,
+        job_id=JOB_ID,
+        attempt_number=2,
+        provider="local",
+        config=order.config,
+        dataloader=order.dataloader,
+        datasets=[TAR],
+        resume=checkpoint(50),
+        price_micro_usd_per_hour=3600,
+    )
+
+
+def test_a_cancel_request_cancels_the_attempt_that_holds_the_slot() -> None:
+    owner, command, _ = asked(CANCEL_REQUESTED, *running())
+    assert owner == "provider_bridge"
+    assert command == CancelAttempt(attempt_id=ATTEMPT, reason="asked by the user")
+
+
+def test_finished_training_asks_storage_what_arrived() -> None:
+    owner, command, _ = asked(finished(), *running())
+    assert owner == "storage"
+    assert isinstance(command, ConfirmArtifacts)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        JobCompleted(completed_at=T0, delivery="delivered", missing=[]),
+        JobFailed(failed_at=T0, kind="lost", message="", advice=None),
+        JobCancelled(cancelled_at=T0, reason=""),
+    ],
+)
+def test_every_end_of_a_job_is_settled(end: Event) -> None:
+    assert asked(end, *running()) == ("billing", SettleJob(job_id=JOB_ID), "settle")
+
+
+@pytest.mark.parametrize("event", [FUNDED, QUEUED, STARTED, JobCancelRequested(requested_at=T0, reason="")])
+def test_events_that_need_nothing_lead_to_nothing(event: Event) -> None:
+    assert following(event) == []
+
+
+FACTS: list[tuple[Event, object]] = [
+    (DatasetsPacked(job_id=JOB_ID, datasets=[TAR], packed_at=T0), RecordDatasetsPacked(datasets=[TAR], at=T0)),
+    (
+        DatasetsRefused(job_id=JOB_ID, dataset_id="digits", message="no pictures", advice="add some", refused_at=T0),
+        RecordPreparationRefused(kind="dataset_refused", message="digits: no pictures", advice="add some", at=T0),
+    ),
+    (
+        FundsReserved(job_id=JOB_ID, amount_micro_usd=7, price_micro_usd_per_hour=3600, postings=[], reserved_at=T0),
+        RecordFundsReserved(reserved_micro_usd=7, price_micro_usd_per_hour=3600, at=T0),
+    ),
+    (
+        FundsRefused(job_id=JOB_ID, asked_micro_usd=9, available_micro_usd=0, message="too much", refused_at=T0),
+        RecordPreparationRefused(kind="funds_refused", message="too much", advice=None, at=T0),
+    ),
+    (AttemptStarted(started_at=T0, device="cpu"), RecordAttemptStarted(attempt_id=ATTEMPT, at=T0)),
+    (
+        AttemptCheckpointSaved(checkpoint=checkpoint(50), saved_at=T0),
+        RecordCheckpoint(attempt_id=ATTEMPT, checkpoint=checkpoint(50), at=T0),
+    ),
+    (
+        AttemptFailed(kind="nan_loss", message="m", advice="a", exit_code=70, ended_at=T0, billed_seconds=1),
+        RecordAttemptFailed(attempt_id=ATTEMPT, kind="nan_loss", message="m", advice="a", at=T0),
+    ),
+    (
+        AttemptLost(message="gone", ended_at=T0, billed_seconds=1),
+        RecordAttemptFailed(attempt_id=ATTEMPT, kind="lost", message="gone", advice=None, at=T0),
+    ),
+    (AttemptCancelled(ended_at=T0, billed_seconds=1), RecordAttemptCancelled(attempt_id=ATTEMPT, at=T0)),
+    (
+        AttemptSucceeded(steps=9, final_loss=0.5, artifacts=[], undelivered=["x"], ended_at=T0, billed_seconds=1),
+        RecordTrainingFinished(attempt_id=ATTEMPT, steps=9, final_loss=0.5, artifacts=[], undelivered=["x"], at=T0),
+    ),
+]
+
+
+@pytest.mark.parametrize(("event", "command"), FACTS)
+def test_what_happened_elsewhere_is_kept_on_the_job(event: Event, command: object) -> None:
+    assert kept(event) == command
+
+
+def test_steps_of_an_attempt_that_the_job_does_not_show_are_passed_over() -> None:
+    assert following(AttemptAccepted(epoch=1, provider_ref="42", accepted_at=T0), *running()) == []
+
+
+def test_what_storage_misses_completes_the_job_with_those_names() -> None:
+    (ask,) = following(finished(), *running())
+    assert isinstance(ask, Ask)
+    (keep,) = answered(ask, {"missing": ["lora.safetensors"]}, T0)
+    assert keep.command == CompleteDelivery(missing=("lora.safetensors",), at=T0)
+
+
+def test_a_refused_start_fails_the_attempt() -> None:
+    (ask,) = following(dispatched(), *queued())
+    assert isinstance(ask, Ask)
+    keep = refused(ask, "unknown_provider", "no such provider", T0)
+    assert keep is not None
+    assert keep.command == RecordAttemptFailed(
+        attempt_id=ATTEMPT, kind="start_refused", message="no such provider", advice=None, at=T0
+    )
+
+
+def test_a_refused_preparation_is_kept_as_what_was_refused() -> None:
+    kinds: list[str] = []
+    for ask in following(submitted()):
+        assert isinstance(ask, Ask)
+        keep = refused(ask, "whatever", "no", T0)
+        assert keep is not None
+        assert isinstance(keep.command, RecordPreparationRefused)
+        kinds.append(keep.command.kind)
+    assert kinds == ["funds_refused", "dataset_refused"]
+
+
+def test_cancelling_an_attempt_that_never_was_cancels_the_job() -> None:
+    ask = Ask(owner="provider_bridge", command=CancelAttempt(attempt_id=ATTEMPT, reason=""), purpose="cancel")
+    keep = refused(ask, "not_found", "no such attempt", T0)
+    assert keep is not None
+    assert keep.command == RecordAttemptCancelled(attempt_id=ATTEMPT, at=T0)
+    assert refused(ask, "stale_epoch", "", T0) is None
+
+
+def test_a_refused_settlement_is_for_a_person_to_look_at() -> None:
+    ask = Ask(owner="billing", command=SettleJob(job_id=uuid4()), purpose="settle")
+    assert refused(ask, "not_found", "", T0) is None
+
+
+@pytest.mark.parametrize(
+    ("config", "steps"),
+    [
+        ({"--max_train_steps": 30}, 30),
+        ({"max-train-steps": "30"}, 30),
+        ({"--max_training_steps": 30}, 30),
+        ({"--max_train_steps": 0, "--num_train_epochs": 2}, None),
+        ({"--num_train_epochs": 2}, None),
+    ],
+)
+def test_the_step_count_is_read_in_every_spelling(config: dict[str, Any], steps: int | None) -> None:
+    assert max_train_steps(config) == steps
