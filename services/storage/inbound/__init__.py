@@ -1,0 +1,1 @@
+"""What wakes storage: its internal HTTP interface."""

@@ -1,0 +1,1 @@
+"""What storage calls: the object store, the file system, its report tables."""
