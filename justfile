@@ -50,10 +50,11 @@ lint: setup
     .venv/bin/ruff format --check --quiet
     .venv/bin/ruff check --quiet
 
-# Check the types
+# Check the types, of the trainer against its own environment
 [group('check')]
-types: setup
+types: setup setup-trainer
     .venv/bin/pyright
+    .venv/bin/pyright -p trainer
 
 # Check who imports whom
 [group('check')]
@@ -68,7 +69,7 @@ check: lint types imports
 [group('test')]
 test: setup setup-trainer check
     {{ python }} -m pytest tests --ignore=tests/trainer
-    {{ trainer_python }} -m pytest -c /dev/null --rootdir . --confcutdir tests/trainer --import-mode importlib -p no:cacheprovider --timeout 300 tests/trainer
+    {{ trainer_python }} -m pytest -c tests/trainer/pytest.ini tests/trainer
 
 # The tests that start no server
 [group('test')]

@@ -35,6 +35,7 @@ class Up:
     arguments: Sequence[str] = ()
     environ: Mapping[str, str] = field(default_factory=dict[str, str])
     python: str = sys.executable
+    module: str = "tests.integration.embedded.driver"
     user: str | None = None
     process: subprocess.Popen[str] | None = None
     output: str = ""
@@ -42,7 +43,7 @@ class Up:
     def launch(self) -> subprocess.Popen[str]:
         self.process = subprocess.Popen(
             [
-                *(self.python, "-m", "tests.integration.embedded.driver"),
+                *(self.python, "-m", self.module),
                 *("--data-dir", str(self.data_dir), "--port", str(self.port), *self.arguments),
             ],
             cwd=REPOSITORY,

@@ -212,18 +212,32 @@ def test_program_that_keeps_dying_ends_everything_and_is_named(make_up: Callable
 
 async def test_servers_that_are_already_there_are_used(
     make_up: Callable[..., Up],
-    postgres_server: EmbeddedPostgres,
-    nats_server: EmbeddedNats,
+    own_nats_server: EmbeddedNats,
+    short_dir: Path,
 ) -> None:
-    dsn = postgres_server.dsn("postgres", postgres_server.superuser_password, "tw_external")
-    nats_url = nats_server.url.replace("://", f"://{NATS_USER.name}:{NATS_USER.password}@")
-    up = make_up(arguments=["--database-url", dsn.replace("tw_external", "postgres"), "--nats-url", nats_url]).start()
-    assert set(up.pids) == SERVICES
-    told = gateway_environment(up)
-    assert (told["NATS_URL"], told["NATS_USER"], told["NATS_PASSWORD"]) == (nats_server.url, "tests", "tests")
-    assert await query(told["DATABASE_URL"], "SELECT current_user") == "gateway"
-    assert up.stop() == 0
-    assert await query(postgres_server.superuser_dsn, "SELECT 1") == 1
+    postgres = EmbeddedPostgres(short_dir / "pg", unsafe_fast=True).start()  # the session's has roles of its own
+    try:
+        dsn = postgres.dsn("postgres", postgres.superuser_password, "ours")
+        url = own_nats_server.url.replace("://", f"://{NATS_USER.name}:{NATS_USER.password}@")
+        await query(postgres.superuser_dsn, "CREATE DATABASE ours")
+        up = make_up(arguments=["--database-url", dsn, "--nats-url", url]).start()
+        assert set(up.pids) == SERVICES
+        told = gateway_environment(up)
+        assert (told["NATS_URL"], told["NATS_USER"], told["NATS_PASSWORD"]) == (own_nats_server.url, "tests", "tests")
+        who = await query(told["DATABASE_URL"], "SELECT current_user || ' in ' || current_database()")
+        assert who == "gateway in ours"
+        assert up.stop() == 0
+        assert postgres.is_ready()
+        assert own_nats_server.is_ready()
+    finally:
+        postgres.stop()
+
+
+def test_database_that_does_not_answer_is_named(make_up: Callable[..., Up]) -> None:
+    up = make_up(arguments=["--database-url", "postgresql://postgres@127.0.0.1:1/x"])
+    assert up.run() == 1
+    assert "error: cannot prepare the database" in up.output
+    assert "Traceback" not in up.output
 
 
 def python_for_everyone() -> str | None:
@@ -373,3 +387,15 @@ def test_terminal_that_goes_away_does_not_stop_the_supervision(make_up: Callable
     log = (up.data_dir / "logs" / "supervisor.log").read_text(encoding="utf-8")
     assert "billing was ended by SIGKILL; starting it again" in log
     assert "Stopping." in log
+
+
+async def test_product_itself_is_ready_again_after_everything_was_killed(make_up: Callable[..., Up]) -> None:
+    up = make_up(module="deploy.embedded.up").start()
+    store = await query(up.state["log_dsn"], "SELECT store_id FROM log.store_meta")
+    up.kill_everything()
+    again = make_up(module="deploy.embedded.up").start()
+    assert await query(again.state["log_dsn"], "SELECT store_id FROM log.store_meta") == store
+    assert again.stop() == 0
+    assert "using SIGKILL" not in again.output
+    stopped = (again.data_dir / "logs" / "gateway.log").read_text(encoding="utf-8")
+    assert "service.process.stopped" in stopped
