@@ -1,0 +1,76 @@
+"""The provider-bridge put together: the only file that names concrete parts."""
+
+import os
+from pathlib import Path
+
+from services.provider_bridge.driving import Driver, DrivingOptions
+from services.provider_bridge.handlers import AttemptHandlers
+from services.provider_bridge.inbound.reconciler import Pace, Reconciler
+from services.provider_bridge.inbound.subscriptions import commands, subscription
+from services.provider_bridge.outbound.leases import Leases
+from services.provider_bridge.outbound.local import LocalOptions, LocalProvider
+from services.provider_bridge.outbound.owner import OwnerName
+from services.provider_bridge.outbound.ports import Provider
+from services.provider_bridge.projections.attempts import ATTEMPTS
+from services.provider_bridge.settings import Settings
+from services.provider_bridge.sweeping import Sweeper
+from shared.service import Runtime, ServiceParts
+
+_RENEWALS_PER_LEASE = 3
+
+
+async def build(runtime: Runtime, settings: Settings) -> ServiceParts:
+    """Commands, the read model and the reconciler's three loops."""
+    options = _local_options(settings)
+    local = LocalProvider(options)
+    owner = OwnerName.claim(options.state_dir)  # held until this process ends, however it ends
+    providers: dict[str, Provider] = {local.name: local}
+    leases = Leases(runtime.pool, runtime.store, runtime.clock, owner=owner.name, lease_s=settings.bridge_lease_s)
+    reconciler = _reconciler(runtime, settings, leases, providers)
+    handlers = AttemptHandlers(runtime.store, providers, runtime.clock, reconciler.nudge)
+    return ServiceParts(
+        commands=commands(handlers),
+        subscriptions=[subscription(reconciler.nudge)],
+        projections=[ATTEMPTS],
+        loops=[reconciler.drive, reconciler.renew, reconciler.sweep],
+    )
+
+
+def _local_options(settings: Settings) -> LocalOptions:
+    state_dir = Path(settings.bridge_state_dir).absolute()
+    trainer_dir = Path(settings.bridge_trainer_dir).absolute()
+    if (trainer_dir / "__main__.py").is_file():  # the package itself was named; it runs from the folder above
+        trainer_dir = trainer_dir.parent
+    return LocalOptions(
+        state_dir=state_dir,
+        trainer_python=trainer_dir / settings.bridge_trainer_python,  # an absolute path stays what it is
+        trainer_dir=trainer_dir,
+        environ=dict(os.environ),
+        log_limit_bytes=settings.bridge_log_limit_bytes,
+    )
+
+
+def _reconciler(runtime: Runtime, settings: Settings, leases: Leases, providers: dict[str, Provider]) -> Reconciler:
+    options = DrivingOptions(
+        gateway_url=settings.bridge_gateway_url.rstrip("/"),
+        cancel_grace_s=settings.bridge_cancel_grace_s,
+        report_grace_s=settings.bridge_report_grace_s,
+    )
+    sweeper = Sweeper(
+        leases,
+        runtime.store,
+        providers.values(),
+        runtime.clock,
+        cancel_grace_s=settings.bridge_cancel_grace_s,
+    )
+    return Reconciler(
+        Driver(leases, providers, runtime.clock, options),
+        leases,
+        sweeper,
+        sites=[site for provider in providers.values() if (site := provider.capabilities.site)],
+        pace=Pace(
+            interval_s=settings.bridge_reconcile_interval_s,
+            renew_s=settings.bridge_lease_s / _RENEWALS_PER_LEASE,
+            sweep_s=settings.bridge_sweep_interval_s,
+        ),
+    )

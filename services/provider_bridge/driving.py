@@ -1,0 +1,228 @@
+"""Moves one attempt one step: take the lease, look at the log and at the provider, act, write down what came of it.
+
+The order that makes one start, and one valid token, certain (docs/decisions/0006):
+lease epoch e -> find(tag, e), which shuts out lower epochs -> AttemptStartIntended(e, digest) -> submit(tag, e, token)
+-> AttemptAccepted. Repeating any step, in this process or another, is harmless.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Mapping
+from typing import assert_never
+from uuid import UUID
+
+import msgspec
+import structlog
+
+from services.provider_bridge.domain.attempt_commands import (
+    Exited,
+    Gone,
+    IntendStart,
+    NeverStarted,
+    Observation,
+    RecordAccepted,
+    RecordObserved,
+    RecordStartRefused,
+    StillRunning,
+)
+from services.provider_bridge.domain.attempt_states import (
+    Absent,
+    Accepted,
+    AttemptState,
+    Ended,
+    Ending,
+    Requested,
+    Run,
+    Running,
+    Starting,
+    provider_ref_of,
+    run_of,
+)
+from services.provider_bridge.domain.provider_status import RunStatus, UnknownWord, read_word
+from services.provider_bridge.domain.run_spec import build_run_spec
+from services.provider_bridge.outbound.leases import Leases
+from services.provider_bridge.outbound.ports import Provider, RunView, StartRefused, Tag
+from shared.clock import Clock
+
+MAX_START_EPOCHS = 10
+"""An attempt whose start is still unresolved after so many leases is given up."""
+ACT_MARGIN_S = 1.0
+"""A lease must be good for so much longer when the provider is called."""
+_TOKEN_BYTES = 32
+
+log = structlog.stdlib.get_logger()
+
+
+class DrivingOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the steps need to know. `gateway_url` is where trainers report to."""
+
+    gateway_url: str
+    cancel_grace_s: float
+    report_grace_s: float
+
+
+class Driver:
+    """Drives attempts, one call per attempt at a time."""
+
+    def __init__(
+        self, leases: Leases, providers: Mapping[str, Provider], clock: Clock, options: DrivingOptions
+    ) -> None:
+        self._leases = leases
+        self._providers = providers
+        self._clock = clock
+        self._options = options
+
+    async def drive(self, attempt_id: UUID) -> None:
+        """One step, if the attempt is ours or free.
+
+        Raises:
+            LeaseLost, StaleEpoch: it is another's; whatever we were about to do was not done.
+            Unavailable: the log or the provider does not answer; try again later.
+        """
+        state = await self._leases.load(attempt_id)
+        if isinstance(state, Ended):
+            await self._leases.drop(attempt_id)
+        if isinstance(state, Absent | Ended):
+            return
+        run = run_of(state)
+        provider = self._providers.get(run.request.provider)
+        if provider is None:  # a bridge that is configured otherwise serves it
+            return
+        # An intent is resolved under a later epoch, which shuts out a start of the first that is still on its way.
+        above = run.intent_epoch if isinstance(run, Starting) else 0
+        epoch = await self._leases.hold(attempt_id, state, provider.capabilities.site, above=above)
+        if epoch is None:
+            return
+        if epoch != run.epoch:  # until it was ours, somebody else may have gone on
+            state = await self._leases.load(attempt_id)
+        await self._step(state, provider, Tag(attempt_id=attempt_id, epoch=epoch))
+
+    async def _step(self, state: AttemptState, provider: Provider, tag: Tag) -> None:
+        step = _Step(self._leases, provider, self._clock, self._options, tag)
+        match state:
+            case Requested() | Starting():
+                await step.start(state)
+            case Accepted() | Running():
+                await step.observe(state)
+            case Ending():
+                await step.end(state.run)
+            case Absent() | Ended():  # a report has ended it since; the next look cleans up
+                return
+            case _:
+                assert_never(state)
+
+
+class _Step:
+    """One step of one attempt under one epoch."""
+
+    def __init__(self, leases: Leases, provider: Provider, clock: Clock, options: DrivingOptions, tag: Tag) -> None:
+        self._leases = leases
+        self._provider = provider
+        self._clock = clock
+        self._options = options
+        self._tag = tag
+        self._log = log.bind(attempt_id=str(tag.attempt_id), epoch=tag.epoch, provider=provider.name)
+
+    async def start(self, run: Requested | Starting) -> None:
+        found = await self._provider.find(self._tag)
+        if found is not None and isinstance(run, Starting):
+            await self._accepted(found.ref)
+        elif found is not None:
+            await self._refused(
+                "The provider has a run of this attempt that the log does not know.",
+                "Was the log set back to an earlier state? The run is ended; submit the job again.",
+            )
+        elif self._tag.epoch > MAX_START_EPOCHS:
+            await self._refused(f"The run could not be started in {MAX_START_EPOCHS} tries.", "See the bridge's log.")
+        else:
+            await self._submit(run)
+
+    async def _submit(self, run: Run) -> None:
+        token = secrets.token_urlsafe(_TOKEN_BYTES)
+        digest = hashlib.sha256(token.encode()).hexdigest()
+        await self._append(IntendStart(epoch=self._tag.epoch, at=self._clock(), token_sha256=digest))
+        spec = build_run_spec(self._tag.attempt_id, run.request, self._options.gateway_url)
+        await self._leases.check(self._tag.attempt_id, self._tag.epoch, for_s=ACT_MARGIN_S)
+        try:
+            ref = await self._provider.submit(self._tag, spec, token)
+        except StartRefused as refusal:
+            await self._refused(refusal.message, refusal.advice)
+        else:
+            self._log.info("bridge.run.submitted", ref=ref)
+            await self._accepted(ref)
+
+    async def observe(self, run: Accepted | Running) -> None:
+        ref = run.provider_ref or await self._find_ref()
+        if ref is None:
+            await self._observed(NeverStarted())
+            return
+        seen = self._read(await self._provider.fetch(ref))
+        if seen is not None and not isinstance(seen, StillRunning):
+            await self._observed(seen)
+
+    async def end(self, run: Run) -> None:
+        ref = provider_ref_of(run) or await self._find_ref()
+        if ref is None:
+            await self._observed(NeverStarted())
+            return
+        seen = self._read(await self._provider.fetch(ref))
+        if seen is not None and not isinstance(seen, StillRunning) and await self._provider.confirm_gone(ref):
+            await self._observed(seen)
+        elif self._provider.capabilities.can_cancel:
+            await self._leases.check(self._tag.attempt_id, self._tag.epoch, for_s=ACT_MARGIN_S)
+            await self._provider.cancel(self._tag, ref, self._options.cancel_grace_s)
+
+    async def _find_ref(self) -> str | None:
+        """The ref of a run whose acceptance was never recorded, recorded now; None if there is no run."""
+        found = await self._provider.find(self._tag)
+        if found is None:
+            return None
+        await self._accepted(found.ref)
+        return found.ref
+
+    def _read(self, view: RunView | None) -> Observation | None:
+        """What a view means; None for a word we do not know: the last known state stays."""
+        if view is None:
+            return NeverStarted()
+        status = read_word(self._provider.name, view.word)
+        match status:
+            case UnknownWord():
+                self._log.warning("bridge.word.unknown", word=status.word, ref=view.ref)
+                return None
+            case RunStatus.QUEUED | RunStatus.RUNNING:
+                return StillRunning()
+            case RunStatus.ENDED:
+                return _exited(view) or Gone(message="The run ended and its exit code was not kept.")
+            case RunStatus.GONE:
+                return Gone(
+                    message="The trainer's process is gone and left no exit code: the machine or its runner was killed."
+                )
+
+    async def _accepted(self, ref: str) -> None:
+        await self._append(RecordAccepted(epoch=self._tag.epoch, at=self._clock(), provider_ref=ref))
+
+    async def _refused(self, message: str, advice: str | None) -> None:
+        self._log.warning("bridge.start.refused", reason=message)
+        await self._append(RecordStartRefused(epoch=self._tag.epoch, at=self._clock(), message=message, advice=advice))
+
+    async def _observed(self, seen: Observation) -> None:
+        await self._append(
+            RecordObserved(
+                epoch=self._tag.epoch,
+                at=self._clock(),
+                observation=seen,
+                report_grace_s=self._options.report_grace_s,
+            )
+        )
+
+    async def _append(self, command: IntendStart | RecordAccepted | RecordStartRefused | RecordObserved) -> None:
+        state = await self._leases.append(self._tag.attempt_id, command)
+        if isinstance(state, Ended):
+            self._log.info("bridge.attempt.ended", outcome=state.outcome)
+            await self._leases.drop(self._tag.attempt_id)
+
+
+def _exited(view: RunView) -> Exited | None:
+    if view.exit_code is None or view.ended_at is None:
+        return None
+    return Exited(code=view.exit_code, ended_at=view.ended_at, last_words=view.last_words)

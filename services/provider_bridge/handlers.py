@@ -1,0 +1,66 @@
+"""The commands that others send about attempts: decide, append, wake the reconciler, answer."""
+
+from collections.abc import Callable, Mapping
+from uuid import UUID
+
+from services.provider_bridge.domain.attempt import ATTEMPT
+from services.provider_bridge.domain.attempt_commands import AttemptCommand, Cancel, Report, Request
+from services.provider_bridge.domain.attempt_states import AttemptState, Ended
+from services.provider_bridge.outbound.leases import attempt_stream
+from services.provider_bridge.outbound.ports import Provider
+from shared.clock import Clock
+from shared.contracts.attempt import CancelAttempt, ReportMilestone, RequestAttempt
+from shared.contracts.envelope import CommandEnvelope, CommandReply
+from shared.decider import Decision, execute, metadata
+from shared.eventstore.api import EventStore
+from shared.problems import Rejected
+
+
+class AttemptHandlers:
+    """Answers after the commit; what has to be done at the provider follows on its own."""
+
+    def __init__(
+        self, store: EventStore, providers: Mapping[str, Provider], clock: Clock, nudge: Callable[[UUID], None]
+    ) -> None:
+        self._store = store
+        self._providers = providers
+        self._clock = clock
+        self._nudge = nudge
+
+    async def request(self, command: RequestAttempt, envelope: CommandEnvelope) -> CommandReply:
+        """Owns the run from here on; refuses with `unknown_provider`."""
+        provider = self._providers.get(command.provider)
+        if provider is None:
+            known = sorted(self._providers)
+            raise Rejected("unknown_provider", f"no provider is named {command.provider}", known=known)
+        quote = provider.quote(command.price_micro_usd_per_hour)
+        request = Request(command=command, quote=quote, at=self._clock())
+        return _reply(await self._execute(command.attempt_id, request, envelope))
+
+    async def cancel(self, command: CancelAttempt, envelope: CommandEnvelope) -> CommandReply:
+        """The run will end; `attempt.cancelled` tells when it has."""
+        return _reply(await self._execute(command.attempt_id, Cancel(command=command, at=self._clock()), envelope))
+
+    async def report(self, command: ReportMilestone, envelope: CommandEnvelope) -> CommandReply:
+        """Records what a trainer reported. Answers `{"late": bool}`: true if it came after the attempt's end."""
+        done = await self._execute(command.attempt_id, Report(command=command), envelope)
+        late = isinstance(done.state, Ended) and command.report_type in done.state.late_types
+        return CommandReply(position=done.position, data={"late": late})
+
+    async def _execute(
+        self, attempt_id: UUID, command: AttemptCommand, envelope: CommandEnvelope
+    ) -> Decision[AttemptState]:
+        done = await execute(
+            self._store,
+            ATTEMPT,
+            attempt_stream(attempt_id),
+            command,
+            meta=metadata(envelope),
+            correlation_id=command.command.job_id if isinstance(command, Request) else envelope.correlation_id,
+        )
+        self._nudge(attempt_id)
+        return done
+
+
+def _reply(done: Decision[AttemptState]) -> CommandReply:
+    return CommandReply(position=done.position)

@@ -1,0 +1,45 @@
+"""What the bridge listens to: the commands on attempts, and its own events for the read model."""
+
+from collections.abc import Callable, Mapping
+from uuid import UUID
+
+from services.provider_bridge import metrics
+from services.provider_bridge.handlers import AttemptHandlers
+from services.provider_bridge.projections import attempts
+from shared.contracts import catalogue
+from shared.contracts.attempt import (
+    AttemptCancelRequested,
+    AttemptRequested,
+    CancelAttempt,
+    ReportMilestone,
+    RequestAttempt,
+)
+from shared.contracts.envelope import RecordedEvent
+from shared.contracts.job import Command
+from shared.contracts.subjects import BRIDGE_ATTEMPTS
+from shared.messaging.commands import CommandHandler
+from shared.messaging.consumer import Subscription
+
+_WAKING = {catalogue.event_type(AttemptRequested), catalogue.event_type(AttemptCancelRequested)}
+_OUTCOMES = {f"attempt.{outcome}.v1": outcome for outcome in ("succeeded", "failed", "cancelled", "lost")}
+
+
+def commands(handlers: AttemptHandlers) -> Mapping[type[Command], CommandHandler]:
+    """Command struct -> who answers it."""
+    return {
+        RequestAttempt: handlers.request,
+        CancelAttempt: handlers.cancel,
+        ReportMilestone: handlers.report,
+    }
+
+
+def subscription(nudge: Callable[[UUID], None]) -> Subscription:
+    """Keeps the read model, and wakes the reconciler for what another replica has accepted."""
+
+    async def react(recorded: RecordedEvent) -> None:
+        if recorded.type in _WAKING:
+            nudge(UUID(recorded.stream.partition("-")[2]))
+        elif outcome := _OUTCOMES.get(recorded.type):
+            metrics.attempts_ended.add(1, {"outcome": outcome})
+
+    return Subscription(durable=BRIDGE_ATTEMPTS, react=react, project=attempts.project)

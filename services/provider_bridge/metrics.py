@@ -1,0 +1,15 @@
+"""The bridge's own instruments."""
+
+from opentelemetry import metrics
+
+_meter = metrics.get_meter("tunewright.provider_bridge")
+
+orphans_ended = _meter.create_counter(
+    "tunewright_orphan_runs_ended_total", description="Runs at a provider that no live attempt stood for"
+)
+attempts_ended = _meter.create_counter(
+    "tunewright_attempts_ended_total", description="Attempts that ended, by provider and outcome"
+)
+steps_failed = _meter.create_counter(
+    "tunewright_attempt_steps_failed_total", description="Steps of attempts that were put off, by reason"
+)

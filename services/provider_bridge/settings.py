@@ -1,0 +1,23 @@
+"""What the bridge reads from its environment."""
+
+from services.provider_bridge.domain.attempt_commands import REPORT_GRACE_S
+from shared.service import CoreSettings
+
+
+class Settings(CoreSettings, frozen=True, kw_only=True):
+    """Variables are the names in upper case. Times in seconds, sizes in bytes."""
+
+    bridge_gateway_url: str
+    """The origin that trainers report to and fetch from."""
+    bridge_state_dir: str
+    """Attempts of the `local` provider, for as long as they are of interest; keep it across restarts."""
+    bridge_trainer_dir: str = "."
+    """The folder that holds the package `trainer`, or that package's own folder."""
+    bridge_trainer_python: str = ".venv-trainer/bin/python"
+    """The interpreter with the trainer's packages; a relative path is meant from the trainer's folder."""
+    bridge_lease_s: float = 15.0
+    bridge_reconcile_interval_s: float = 1.0
+    bridge_sweep_interval_s: float = 30.0
+    bridge_cancel_grace_s: float = 30.0
+    bridge_report_grace_s: float = REPORT_GRACE_S
+    bridge_log_limit_bytes: int = 16 * 1024 * 1024

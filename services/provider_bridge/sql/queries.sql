@@ -1,0 +1,79 @@
+-- name: take_lease
+-- Ours if it is new, expired, or our own from an earlier life; the epoch rises above every one that was ever used.
+INSERT INTO leases (attempt_id, epoch, owner, site, lease_until)
+VALUES ($1, $2::bigint + 1, $3, $4, clock_timestamp() + make_interval(secs => $5))
+ON CONFLICT (attempt_id) DO UPDATE
+SET epoch = greatest(leases.epoch, $2::bigint) + 1,
+    owner = excluded.owner,
+    site = excluded.site,
+    lease_until = clock_timestamp() + make_interval(secs => $5)
+WHERE (leases.owner = excluded.owner OR leases.lease_until <= clock_timestamp())
+    AND (leases.site IS NULL OR leases.site = excluded.site)
+RETURNING epoch;
+
+-- name: renew_leases
+-- Those of ours that have not expired last longer; the others are lost and do not come back.
+UPDATE leases SET lease_until = clock_timestamp() + make_interval(secs => $4)
+FROM unnest($1::uuid[], $2::bigint[]) AS held (attempt_id, epoch)
+WHERE leases.attempt_id = held.attempt_id
+    AND leases.epoch = held.epoch
+    AND leases.owner = $3
+    AND leases.lease_until > clock_timestamp()
+RETURNING leases.attempt_id;
+
+-- name: release_leases
+-- Ours expire now.
+UPDATE leases SET lease_until = clock_timestamp()
+FROM unnest($1::uuid[], $2::bigint[]) AS held (attempt_id, epoch)
+WHERE leases.attempt_id = held.attempt_id AND leases.epoch = held.epoch AND leases.owner = $3;
+
+-- name: lock_lease
+-- True while the lease is ours; nobody can take it until the transaction ends.
+SELECT true FROM leases
+WHERE attempt_id = $1 AND epoch = $2 AND owner = $3 AND lease_until > clock_timestamp()
+FOR UPDATE;
+
+-- name: holds_lease
+-- True if the lease is ours for at least so many more seconds.
+SELECT true FROM leases
+WHERE attempt_id = $1 AND epoch = $2 AND owner = $3 AND lease_until > clock_timestamp() + make_interval(secs => $4);
+
+-- name: drop_lease
+-- The attempt has ended: there is nothing to own.
+DELETE FROM leases WHERE attempt_id = $1;
+
+-- name: drop_ended_leases
+-- The same for attempts whose owner did not live to do it.
+DELETE FROM leases USING attempts WHERE attempts.attempt_id = leases.attempt_id AND attempts.outcome IS NOT NULL;
+
+-- name: due_attempts
+-- Attempts that have not ended, that this bridge can reach, and that nobody else owns now.
+SELECT a.attempt_id
+FROM attempts a
+LEFT JOIN leases l ON l.attempt_id = a.attempt_id
+WHERE a.outcome IS NULL
+    AND (
+        l.attempt_id IS NULL
+        OR ((l.owner = $1 OR l.lease_until <= clock_timestamp()) AND (l.site IS NULL OR l.site = ANY ($2::text[])))
+    )
+ORDER BY a.position
+LIMIT $3;
+
+-- name: insert_attempt
+-- A requested attempt.
+INSERT INTO attempts (attempt_id, job_id, attempt_number, provider, phase, epoch, requested_at, position)
+VALUES ($1, $2, $3, $4, 'requested', 0, $5, $6)
+ON CONFLICT (attempt_id) DO NOTHING;
+
+-- name: change_attempt
+-- What one event changes; NULL = nothing. A phase never goes back.
+UPDATE attempts
+SET phase = greatest(phase, $2::attempt_phase),
+    epoch = coalesce($3, epoch),
+    owner = coalesce($4, owner),
+    provider_ref = coalesce($5, provider_ref),
+    outcome = coalesce(outcome, $6),
+    started_at = coalesce(started_at, $7),
+    ended_at = coalesce(ended_at, $8),
+    position = $9
+WHERE attempt_id = $1 AND position < $9;
