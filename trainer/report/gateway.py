@@ -26,7 +26,9 @@ class Token:
     def reread(self) -> None:
         """Take the token from its file again; without a file the first value stays."""
         if self._path is not None and self._path.exists():
-            self.value = self._path.read_text(encoding="utf-8").strip()
+            # Whoever renews the file may have emptied it a moment ago; an empty token would never be refused
+            # by the server (the request could not even be made), so it would never be read again.
+            self.value = self._path.read_text(encoding="utf-8").strip() or self.value
         if self._on_change is not None:
             self._on_change(self.value)
 

@@ -1,0 +1,186 @@
+import threading
+import time
+
+import msgspec
+import pytest
+from receiver import TOKEN, Receiver
+
+from shared.contracts.run import ReportLine, TrainerCommand
+from trainer.control import Control
+from trainer.patience import Patience
+from trainer.report.events import Redactor, Reporter
+from trainer.report.gateway import Gateway, Token
+from trainer.report.sender import Sender
+from trainer.report.spool import Spool
+
+
+class Station:
+    """A spool, a reporter and a sender on one folder, as the attempt has them."""
+
+    def __init__(self, folder, receiver: Receiver) -> None:
+        self.control = Control()
+        self.token_file = folder / "token"
+        self.token_file.parent.mkdir(parents=True, exist_ok=True)
+        self.token_file.write_text(receiver.token)
+        self.spool = Spool(folder / "work", "job-1", "attempt-1")
+        self.reporter = Reporter(self.spool, Redactor())
+        self.gateway = Gateway(receiver.url, Token(self.token_file, "", self.reporter.redactor.learn))
+        self.sender = Sender(self.reporter, self.gateway, "attempt-1", self.control)
+        self.sender.start()
+
+    def drain(self, total_s: float = 20) -> bool:
+        return self.sender.drain(Patience(self.control, total_s, 5))
+
+    def close(self) -> None:
+        self.sender.close()
+        self.gateway.close()
+        self.spool.close()
+
+
+@pytest.fixture
+def station(tmp_path, receiver):
+    opened = Station(tmp_path, receiver)
+    yield opened
+    opened.close()
+
+
+def metrics(station: Station, count: int) -> None:
+    for step in range(count):
+        station.reporter.emit("metrics", step=step)
+
+
+def test_every_line_arrives_once_and_in_order(station, receiver):
+    metrics(station, 600)
+    assert station.drain()
+    assert [line.data["step"] for _, line in sorted(receiver.received.lines.items())] == list(range(600))
+    assert receiver.received.repeats == 0
+    assert max(receiver.received.batch_sizes) <= 256
+
+
+def test_server_down_at_start_in_the_middle_and_at_the_end(tmp_path, receiver):
+    receiver.stop()
+    station = Station(tmp_path, receiver)
+    metrics(station, 10)
+    receiver.start()
+    receiver.wait_until(lambda received: received.ack >= 10)
+    receiver.stop()
+    metrics(station, 10)
+    receiver.start()
+    receiver.wait_until(lambda received: received.ack >= 20)
+    receiver.stop()
+    station.reporter.emit("done", steps=1)
+    assert not station.drain(total_s=0.2)
+    station.close()
+    receiver.start()
+    again = Station(tmp_path, receiver)
+    assert again.drain()
+    again.close()
+    lines = receiver.received.lines
+    assert sorted(lines) == list(range(1, len(lines) + 1))
+    assert receiver.received.repeats == 0
+    assert receiver.received.types[-1] == "done"
+    assert receiver.received.types.count("metrics") == 20
+
+
+def test_an_answer_that_was_lost_leads_to_a_resend_without_a_double_line(station, receiver):
+    """The server stores the batch and fails afterwards; the same lines come again and are the same lines."""
+    failed = threading.Event()
+
+    def store_then_fail(lines: list[ReportLine]) -> int:
+        if failed.is_set():
+            return 200
+        failed.set()
+        for line in lines:
+            receiver.received.lines[line.seq] = line
+        return 502
+
+    receiver.answer_reports = store_then_fail
+    metrics(station, 5)
+    assert station.drain()
+    assert receiver.received.types.count("metrics") == 5
+    assert receiver.received.repeats >= 1
+
+
+def test_the_spool_repairs_a_torn_line_and_goes_on_counting(tmp_path):
+    spool = Spool(tmp_path, "job", "attempt")
+    for _ in range(3):
+        spool.append("log", {"message": "hello"})
+    spool.close()
+    with spool.path.open("ab") as stream:
+        stream.write(b'{"v":1,"job":"job","attempt":"att')
+    again = Spool(tmp_path, "job", "attempt")
+    assert again.append("log", {"message": "next"}) == 4
+    again.close()
+    lines = [msgspec.json.decode(line, type=ReportLine) for line in spool.path.read_bytes().splitlines()]
+    assert [line.seq for line in lines] == [1, 2, 3, 4]
+
+
+def test_409_marks_the_attempt_superseded_and_sends_nothing_more(station, receiver):
+    receiver.answer_reports = lambda _lines: 409
+    metrics(station, 3)
+    assert station.control.superseded.wait(20)
+    batches = len(receiver.received.batch_sizes)
+    metrics(station, 3)
+    assert not station.drain(total_s=0.5)
+    assert len(receiver.received.batch_sizes) == batches
+
+
+def test_413_halves_the_batch_until_it_fits(station, receiver):
+    receiver.stop()
+    metrics(station, 40)
+    receiver.answer_reports = lambda lines: 413 if len(lines) > 6 else 200
+    receiver.start()
+    assert station.drain()
+    assert receiver.received.types.count("metrics") == 40
+    assert receiver.received.repeats == 0
+
+
+def test_a_refused_line_is_set_aside_and_the_numbering_stays_whole(station, receiver, tmp_path):
+    receiver.answer_reports = lambda lines: 422 if any(line.data.get("step") == 7 for line in lines) else 200
+    metrics(station, 20)
+    assert station.drain()
+    assert sorted(receiver.received.lines) == list(range(1, 21 + receiver.received.types.count("log")))
+    assert [data["code"] for data in receiver.received.of_type("warning")] == ["line_refused"]
+    assert b'"step":7' in (tmp_path / "work" / "quarantine.jsonl").read_bytes()
+
+
+def test_a_renewed_token_is_read_from_its_file(station, receiver):
+    receiver.token = "renewed-token-77aa55"
+    metrics(station, 2)
+    receiver.wait_until(lambda received: bool(received.batch_sizes))
+    station.token_file.write_text(receiver.token)
+    assert station.drain()
+
+
+def test_retry_later_statuses_are_tried_again(station, receiver):
+    answers = [408, 425, 429, 500, 503]
+    receiver.answer_reports = lambda _lines: answers.pop(0) if answers else 200
+    metrics(station, 2)
+    assert station.drain()
+    assert not answers
+
+
+def test_commands_ride_on_acknowledgements(station, receiver):
+    receiver.commands = [TrainerCommand(id="1", name="checkpoint_now"), TrainerCommand(id="2", name="stop")]
+    metrics(station, 1)
+    assert station.control.checkpoint_now.wait(20)
+    assert station.control.stop.wait(20)
+
+
+def test_a_slow_server_does_not_hold_up_the_writer(station, receiver):
+    receiver.delay_s = 1.0
+    started = time.monotonic()
+    metrics(station, 200)
+    assert time.monotonic() - started < 0.5
+    receiver.delay_s = 0.0
+    assert station.drain()
+
+
+def test_secrets_are_taken_out_before_anything_is_written(station):
+    station.reporter.emit(
+        "hello", config={"--hub_token": "abc", "note": f"uses {TOKEN}", "--tokenizer_max_length": 16}, ignored_keys=[]
+    )
+    written = station.spool.path.read_text()
+    assert TOKEN not in written
+    assert "abc" not in written
+    assert '"--tokenizer_max_length":16' in written
