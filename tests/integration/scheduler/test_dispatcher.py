@@ -36,10 +36,14 @@ from shared.eventstore.postgres import PostgresEventStore
 from shared.ids import new_id
 from shared.projection import Projection, rebuild
 from tests.support.log import LogDatabase, StoreFor
+from tests.support.waiting import eventually
 
 E = TypeVar("E", bound=Event)
 
 LIMITS = Limits(in_all=5, per_user=2)
+WAITING_FOR_LOCKS = """
+    SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
 T0 = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
 
@@ -136,6 +140,47 @@ async def test_racing_submits_and_three_dispatchers_fill_exactly_the_slots(
     assert len(jobs) == len(set(jobs)) == 5
     users = {job_id: event.user_id for job_id, event in await told(store, JobSubmitted)}
     assert max(Counter(users[job_id] for job_id in jobs).values()) <= 2
+
+
+class Overtaken(PostgresEventStore):
+    """Before it appends, an urgent job comes in and another replica runs a round: done, or waiting for our lock."""
+
+    def __init__(self, pool: asyncpg.Pool, other: Dispatcher, tasks: asyncio.TaskGroup) -> None:
+        super().__init__(pool)
+        self._own_pool = pool
+        self._other = other
+        self._tasks = tasks
+
+    async def append_in(self, connection: Connection, appends: Sequence[Append]) -> list[Outcome]:
+        await add(self, a_queued_job("urgent", priority=40))
+        overtaking = self._tasks.create_task(self._other.run_round())
+
+        async def is_done_or_waits() -> bool:
+            return overtaking.done() or await self._own_pool.fetchval(WAITING_FOR_LOCKS) > 0
+
+        await eventually(is_done_or_waits)
+        return await super().append_in(connection, appends)
+
+
+async def test_a_replica_that_sees_another_queue_in_the_middle_of_a_round_waits_for_its_end(
+    log_database: LogDatabase, store: PostgresEventStore
+) -> None:
+    holders = await add(store, *(a_queued_job(f"user-{number}") for number in range(5)))
+    async with a_dispatcher(log_database) as other, asyncio.timeout(60):
+        await other.run_round()
+        await add(store, *(a_queued_job(f"user-{number}") for number in range(5)))
+        await other.run_round()  # their waiting is explained, so no explanation moves their streams later
+        for holder in holders:
+            await end(store, holder)
+        await read_queue(other)  # and nothing is left to fold: only the lock keeps the two apart
+        async with (
+            asyncpg.create_pool(log_database.dsn("scheduler"), min_size=1, max_size=5) as pool,
+            asyncio.TaskGroup() as tasks,
+        ):
+            overtaken = Overtaken(pool, other, tasks)
+            await Dispatcher(pool, overtaken, utc_now, LIMITS).run_round()
+            await overtaken.close()
+    assert len(await placed(store)) == 10
 
 
 async def test_slots_that_become_free_are_given_out_exactly_again(
