@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 from litestar import Router, get, post
+from litestar.params import FromQuery, JSONBody
 
 from services.gateway.inbound.http.parts import Caller, Parts
 from services.gateway.inbound.http.problems import OK
@@ -18,19 +19,19 @@ class ReplayRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 @post("/rebuild", status_code=OK)
-async def rebuild(parts: Parts, principal: Caller, service: str | None = None) -> dict[str, Any]:
+async def rebuild(parts: Parts, principal: Caller, service: FromQuery[str | None] = None) -> dict[str, Any]:
     """Refold every read model from the log (of one `service`, or all) and say whether any row came out different."""
     return await parts.services.rebuild(service, principal)
 
 
 @get("/parked")
-async def parked(parts: Parts, principal: Caller, service: str | None = None) -> dict[str, Any]:
+async def parked(parts: Parts, principal: Caller, service: FromQuery[str | None] = None) -> dict[str, Any]:
     """Messages that were given up after the last try, with the reason, by service."""
     return await parts.services.parked(service, principal)
 
 
 @post("/parked/replay", status_code=OK)
-async def replay(data: ReplayRequest, parts: Parts, principal: Caller) -> dict[str, Any]:
+async def replay(data: JSONBody[ReplayRequest], parts: Parts, principal: Caller) -> dict[str, Any]:
     """Handle one parked message again."""
     return await parts.services.replay(data.service, data.durable, data.position, principal)
 

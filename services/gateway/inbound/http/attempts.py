@@ -4,6 +4,7 @@ from typing import Any
 from uuid import UUID
 
 from litestar import Request, Router, post
+from litestar.params import FromPath
 
 from services.gateway.inbound.http.parts import Parts
 from services.gateway.inbound.http.principal import attempt_token
@@ -15,7 +16,7 @@ MAX_BODY_BYTES = 1024 * 1024
 
 
 @post("/{attempt_id:str}/events", status_code=OK, request_max_body_size=MAX_BODY_BYTES)
-async def report(attempt_id: str, request: Request[Any, Any, Any], parts: Parts) -> ReportAck:
+async def report(attempt_id: FromPath[str], request: Request[Any, Any, Any], parts: Parts) -> ReportAck:
     """Store a batch of report lines (NDJSON, at most 256 lines and 512 KiB) under the attempt's token.
 
     The answer says up to which line everything is stored, and what the trainer is asked to do.

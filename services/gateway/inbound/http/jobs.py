@@ -5,7 +5,7 @@ from uuid import UUID
 
 import msgspec
 from litestar import Router, delete, get, post
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, QueryParameter
 from litestar.response import Stream
 
 from services.gateway.domain.job_body import JobBody, Status, status_of
@@ -22,10 +22,10 @@ LOG_BYTES = 1024 * 1024
 PROGRESS_LINES = 200
 CATCH_UP_S = 2.0
 
-IdempotencyHeader = Annotated[str | None, Parameter(header="Idempotency-Key", required=False)]
-LastEventId = Annotated[str | None, Parameter(header="Last-Event-ID", required=False)]
-Limit = Annotated[int, Parameter(ge=1, le=500)]
-Offset = Annotated[int, Parameter(ge=0)]
+IdempotencyHeader = Annotated[str | None, HeaderParameter(name="Idempotency-Key", required=False)]
+LastEventId = Annotated[str | None, HeaderParameter(name="Last-Event-ID", required=False)]
+Limit = Annotated[int, QueryParameter(ge=1, le=500)]
+Offset = Annotated[int, QueryParameter(ge=0)]
 
 
 class JobList(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,10 +94,10 @@ def job_id_of(text: str) -> UUID:
 
 @post("/submit", status_code=OK)
 async def submit(
-    data: SubmitJobRequest,
+    data: JSONBody[SubmitJobRequest],
     parts: Parts,
     principal: Caller,
-    provider: str = "local",
+    provider: FromQuery[str] = "local",
     idempotency_header: IdempotencyHeader = None,
 ) -> SubmitJobResponse:
     """Submit a job. The same idempotency key with the same body gives the same job for 24 hours."""
@@ -115,13 +115,13 @@ async def sync(parts: Parts) -> Synced:
 @get("/")
 async def list_jobs(
     parts: Parts,
-    job_type: str | None = None,
-    status: str | None = None,
-    provider: str | None = None,
+    job_type: FromQuery[str | None] = None,
+    status: FromQuery[str | None] = None,
+    provider: FromQuery[str | None] = None,
     limit: Limit = 50,
     offset: Offset = 0,
     *,
-    sync_active: bool = False,
+    sync_active: FromQuery[bool] = False,
 ) -> JobList:
     """List jobs, newest first."""
     if sync_active:
@@ -133,21 +133,21 @@ async def list_jobs(
 
 
 @get("/{job_id:str}")
-async def get_job(job_id: str, parts: Parts) -> JobAnswer:
+async def get_job(job_id: FromPath[str], parts: Parts) -> JobAnswer:
     """One job as it is now."""
     view = await parts.reads.view(job_id_of(job_id))
     return JobAnswer(job=await parts.reads.body(view))
 
 
 @delete("/{job_id:str}", status_code=OK)
-async def delete_job(job_id: str, parts: Parts, principal: Caller) -> Deleted:
+async def delete_job(job_id: FromPath[str], parts: Parts, principal: Caller) -> Deleted:
     """Hide a job that has ended; its history stays."""
     await parts.commands.delete(job_id_of(job_id), principal)
     return Deleted(success=True, job_id=job_id)
 
 
 @post("/{job_id:str}/cancel", status_code=OK)
-async def cancel_job(job_id: str, parts: Parts, principal: Caller) -> Cancelled:
+async def cancel_job(job_id: FromPath[str], parts: Parts, principal: Caller) -> Cancelled:
     """Cancel a job; the answer says that the cancel was accepted, the job says when it is done."""
     wanted = job_id_of(job_id)
     await parts.commands.cancel(wanted, principal)
@@ -155,7 +155,7 @@ async def cancel_job(job_id: str, parts: Parts, principal: Caller) -> Cancelled:
 
 
 @get("/{job_id:str}/logs")
-async def job_logs(job_id: str, parts: Parts) -> JobLogs:
+async def job_logs(job_id: FromPath[str], parts: Parts) -> JobLogs:
     """The log of a job: its last lines, at most one MiB."""
     view = await parts.reads.view(job_id_of(job_id))
     page = await parts.reads.reports(view.job_id, types=LOG_TYPES, limit=LOG_LINES, tail=True)
@@ -163,7 +163,7 @@ async def job_logs(job_id: str, parts: Parts) -> JobLogs:
 
 
 @get("/{job_id:str}/logs/stream", media_type="text/event-stream")
-async def job_log_stream(job_id: str, parts: Parts, last_event_id: LastEventId = None) -> Stream:
+async def job_log_stream(job_id: FromPath[str], parts: Parts, last_event_id: LastEventId = None) -> Stream:
     """The log as it grows: `data: <line>`, at the end `event: done`. Last-Event-ID goes on where it broke off."""
     view = await parts.reads.view(job_id_of(job_id))
     frames = await parts.log_streams.open(view.job_id, after=cursor_of(last_event_id) or 0)
@@ -171,7 +171,7 @@ async def job_log_stream(job_id: str, parts: Parts, last_event_id: LastEventId =
 
 
 @get("/{job_id:str}/inline-progress")
-async def inline_progress(job_id: str, parts: Parts) -> InlineProgress:
+async def inline_progress(job_id: FromPath[str], parts: Parts) -> InlineProgress:
     """The newest stage, log line and numbers of a job."""
     view = await parts.reads.view(job_id_of(job_id))
     page = await parts.reads.reports(view.job_id, types=PROGRESS_TYPES, limit=PROGRESS_LINES, tail=True)

@@ -6,6 +6,7 @@ from urllib.parse import unquote
 from uuid import UUID
 
 from litestar import HttpMethod, Request, Response, Router, get, put, route
+from litestar.params import FromPath
 from litestar.response import Stream
 
 from services.gateway.domain.tokens import check_upload_place
@@ -30,7 +31,9 @@ def place_of(request: AnyRequest) -> tuple[str, str]:
 
 
 @put("/{bucket:str}/{key:path}", status_code=OK, request_max_body_size=None)
-async def put_object(bucket: str, key: str, request: AnyRequest, parts: Parts) -> Response[dict[str, Any]]:
+async def put_object(
+    bucket: FromPath[str], key: FromPath[str], request: AnyRequest, parts: Parts
+) -> Response[dict[str, Any]]:
     """Store an object of a running attempt; 200 means that it is stored whole, verified and recorded.
 
     Needs the attempt's token as `X-Upload-Token`, `X-SimpleTuner-Secret` or bearer; `X-Content-SHA256` is compared.
@@ -50,7 +53,7 @@ async def put_object(bucket: str, key: str, request: AnyRequest, parts: Parts) -
 
 
 @route("/{bucket:str}/{key:path}", http_method=[HttpMethod.GET, HttpMethod.HEAD], status_code=OK)
-async def get_object(bucket: str, key: str, request: AnyRequest, parts: Parts) -> Stream:
+async def get_object(bucket: FromPath[str], key: FromPath[str], request: AnyRequest, parts: Parts) -> Stream:
     """Read an object, or a range of it."""
     bucket, key = place_of(request)
     return await _passed_down(request, parts, f"{bucket}/{key}")
@@ -63,7 +66,7 @@ async def list_buckets(parts: Parts) -> Any:
 
 
 @get("/{bucket:str}")
-async def list_objects(bucket: str, request: AnyRequest, parts: Parts) -> Any:
+async def list_objects(bucket: FromPath[str], request: AnyRequest, parts: Parts) -> Any:
     """The objects of a bucket by key; `prefix`, `job_id`, `after` and `limit` narrow the list."""
     wanted = {
         name: value for name in ("prefix", "job_id", "after", "limit") if (value := request.query_params.get(name))
@@ -72,7 +75,7 @@ async def list_objects(bucket: str, request: AnyRequest, parts: Parts) -> Any:
 
 
 @get("/{sha256:str}")
-async def get_dataset(sha256: str, request: AnyRequest, parts: Parts) -> Stream:
+async def get_dataset(sha256: FromPath[str], request: AnyRequest, parts: Parts) -> Stream:
     """A packed dataset of the job that the attempt's token belongs to."""
     view = await parts.access.job_of_token(attempt_token(request))
     if sha256 not in {dataset.sha256 for dataset in view.datasets}:

@@ -1,9 +1,9 @@
 """What routes are given: built once in app.py, handed out by Litestar's dependency injection."""
 
 from dataclasses import dataclass
-from typing import Annotated
 
-from litestar.params import Dependency
+from litestar.di import NamedDependency
+from litestar.params import SkipValidation
 
 from services.gateway.access import AttemptAccess
 from services.gateway.administration import Services
@@ -30,5 +30,5 @@ class GatewayParts:
     max_object_bytes: int
 
 
-Parts = Annotated[GatewayParts, Dependency(skip_validation=True)]
-Caller = Annotated[Principal, Dependency(skip_validation=True)]
+Parts = NamedDependency[SkipValidation[GatewayParts]]
+Caller = NamedDependency[SkipValidation[Principal]]

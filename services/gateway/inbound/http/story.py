@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Router, get
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, QueryParameter
 
 from services.gateway.domain.job_body import JobBody, attempt_body, iso, job_body
 from services.gateway.domain.moments import parse_at
@@ -15,9 +15,9 @@ from services.gateway.inbound.http.jobs import job_id_of
 from services.gateway.inbound.http.parts import Parts
 from shared.contracts.envelope import RecordedEvent
 
-Cursor = Annotated[int, Parameter(ge=0)]
-PageLimit = Annotated[int, Parameter(ge=1, le=10_000)]
-FeedLimit = Annotated[int, Parameter(ge=1, le=1000)]
+Cursor = Annotated[int, QueryParameter(ge=0)]
+PageLimit = Annotated[int, QueryParameter(ge=1, le=10_000)]
+FeedLimit = Annotated[int, QueryParameter(ge=1, le=1000)]
 
 
 def told_job(view: JobView, *, now: datetime) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def told_event(recorded: RecordedEvent) -> dict[str, Any]:
 
 
 @get("/jobs/{job_id:str}")
-async def get_job(job_id: str, parts: Parts, at: str | None = None) -> dict[str, Any]:
+async def get_job(job_id: FromPath[str], parts: Parts, at: FromQuery[str | None] = None) -> dict[str, Any]:
     """A job now, or as it was: `?at=` takes a log position or an ISO 8601 time."""
     if at is None:
         view = await parts.reads.view(job_id_of(job_id), with_deleted=True)
@@ -62,14 +62,14 @@ async def get_job(job_id: str, parts: Parts, at: str | None = None) -> dict[str,
 
 
 @get("/jobs/{job_id:str}/events")
-async def job_events(job_id: str, parts: Parts) -> dict[str, Any]:
+async def job_events(job_id: FromPath[str], parts: Parts) -> dict[str, Any]:
     """Everything that ever happened because of this job, of every category, in log order."""
     history = await parts.reads.history(job_id_of(job_id))
     return {"job_id": job_id, "events": [told_event(recorded) for recorded in history]}
 
 
 @get("/jobs/{job_id:str}/attempts")
-async def job_attempts(job_id: str, parts: Parts) -> dict[str, Any]:
+async def job_attempts(job_id: FromPath[str], parts: Parts) -> dict[str, Any]:
     """The runs of a job at its providers, oldest first."""
     view = await parts.reads.view(job_id_of(job_id), with_deleted=True)
     in_order = sorted(view.attempts.values(), key=lambda attempt: (attempt.number, attempt.attempt_id))
@@ -77,7 +77,7 @@ async def job_attempts(job_id: str, parts: Parts) -> dict[str, Any]:
 
 
 @get("/jobs/{job_id:str}/artifacts")
-async def job_artifacts(job_id: str, parts: Parts) -> dict[str, Any]:
+async def job_artifacts(job_id: FromPath[str], parts: Parts) -> dict[str, Any]:
     """The stored files of a job; `name` is the path below the job's own folder, `url` where to get it."""
     view = await parts.reads.view(job_id_of(job_id), with_deleted=True)
     stored = sorted(view.artifacts.values(), key=lambda artifact: artifact.object_key)
@@ -93,14 +93,16 @@ async def job_artifacts(job_id: str, parts: Parts) -> dict[str, Any]:
 
 
 @get("/jobs/{job_id:str}/cost")
-async def job_cost(job_id: str, parts: Parts) -> dict[str, Any]:
+async def job_cost(job_id: FromPath[str], parts: Parts) -> dict[str, Any]:
     """What was reserved, metered, charged and given back, with every entry of the ledger; micro-dollars."""
     view = await parts.reads.view(job_id_of(job_id), with_deleted=True)
     return {"job_id": job_id, **await parts.reads.cost(view.job_id)}
 
 
 @get("/jobs/{job_id:str}/metrics")
-async def job_metrics(job_id: str, parts: Parts, after: Cursor = 0, limit: PageLimit = 10_000) -> dict[str, Any]:
+async def job_metrics(
+    job_id: FromPath[str], parts: Parts, after: Cursor = 0, limit: PageLimit = 10_000
+) -> dict[str, Any]:
     """The numbers that the trainer reported, oldest first; `cursor` is the next page's `after`."""
     view = await parts.reads.view(job_id_of(job_id), with_deleted=True)
     page = await parts.reads.reports(view.job_id, after=after, types=["metrics"], limit=limit)
@@ -109,7 +111,7 @@ async def job_metrics(job_id: str, parts: Parts, after: Cursor = 0, limit: PageL
 
 @get("/jobs/{job_id:str}/reports")
 async def job_reports(
-    job_id: str, parts: Parts, types: str = "", after: Cursor = 0, limit: PageLimit = 1000
+    job_id: FromPath[str], parts: Parts, types: FromQuery[str] = "", after: Cursor = 0, limit: PageLimit = 1000
 ) -> dict[str, Any]:
     """Every line that trainers reported for this job, as sent, in arrival order; `types` is a list with commas."""
     view = await parts.reads.view(job_id_of(job_id), with_deleted=True)
