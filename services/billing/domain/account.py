@@ -303,5 +303,7 @@ def _move(amount_micro_usd: int, source: str, target: str) -> list[Posting]:
 
 
 def _usd(amount_micro_usd: int) -> str:
-    cents = (amount_micro_usd + 5_000) // 10_000
-    return f"{cents // 100}.{cents % 100:02d} USD"
+    """0.10 USD, and as many decimals more as the amount has: two amounts that differ never look the same."""
+    dollars, rest = divmod(amount_micro_usd, 1_000_000)
+    decimals = f"{rest:06d}".rstrip("0").ljust(2, "0")
+    return f"{dollars}.{decimals} USD"
