@@ -47,7 +47,8 @@ DELETE FROM leases WHERE attempt_id = $1;
 DELETE FROM leases USING attempts WHERE attempts.attempt_id = leases.attempt_id AND attempts.outcome IS NOT NULL;
 
 -- name: due_attempts
--- Attempts that have not ended, that this bridge can reach, and that nobody else owns now.
+-- Attempts that have not ended, that this bridge can reach, and that nobody else owns now: from the read model, and
+-- from the leases, in case the read model is behind.
 SELECT a.attempt_id
 FROM attempts a
 LEFT JOIN leases l ON l.attempt_id = a.attempt_id
@@ -56,7 +57,10 @@ WHERE a.outcome IS NULL
         l.attempt_id IS NULL
         OR ((l.owner = $1 OR l.lease_until <= clock_timestamp()) AND (l.site IS NULL OR l.site = ANY ($2::text[])))
     )
-ORDER BY a.position
+UNION
+SELECT l.attempt_id
+FROM leases l
+WHERE (l.owner = $1 OR l.lease_until <= clock_timestamp()) AND (l.site IS NULL OR l.site = ANY ($2::text[]))
 LIMIT $3;
 
 -- name: insert_attempt

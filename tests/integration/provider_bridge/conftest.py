@@ -1,12 +1,12 @@
 """No trainer of a test outlives it."""
 
-import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from services.provider_bridge.outbound.local_files import read_json
 from tests.integration.provider_bridge import stand_in_trainer as stand_in
 
 
@@ -14,6 +14,6 @@ from tests.integration.provider_bridge import stand_in_trainer as stand_in
 def no_trainer_left_behind(tmp_path: Path) -> Iterator[None]:
     yield
     for file in tmp_path.glob("**/attempts/*/started.json"):
-        pid = json.loads(file.read_text(encoding="utf-8"))["runner_pid"]
-        if stand_in.is_running(pid):
+        pid = (read_json(file) or {}).get("runner_pid")
+        if pid and stand_in.is_running(pid):
             stand_in.kill(pid, signal.SIGKILL)
