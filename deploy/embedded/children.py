@@ -118,7 +118,7 @@ def _provider_bridge(site: Site) -> dict[str, str]:
         "BRIDGE_GATEWAY_URL": site.gateway_url,
         "BRIDGE_STATE_DIR": str(site.data_dir / "bridge"),
         "BRIDGE_TRAINER_PYTHON": site.environ.get("BRIDGE_TRAINER_PYTHON", trainer_python),
-        "BRIDGE_TRAINER_DIR": str(REPOSITORY / "trainer"),
+        "BRIDGE_TRAINER_DIR": str(REPOSITORY),
     }
 
 

@@ -58,6 +58,12 @@ class DataDir:
 
     def open(self) -> None:
         """Takes the directory for this process, or raises and leaves it as it was."""
+        try:
+            self._open()
+        except OSError as error:
+            raise EmbeddedError(f"cannot use {self.path} as data directory: {error}") from error
+
+    def _open(self) -> None:
         self._check_version()
         fresh = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)

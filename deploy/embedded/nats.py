@@ -58,12 +58,12 @@ def render_nats_config(users: Sequence[NatsUser], layout: NatsLayout) -> str:
     """The text of a nats-server configuration: JetStream on, every user limited to its subjects."""
     logins = "\n".join(_render_user(user) for user in users)
     return f"""\
-server_name: {json.dumps(layout.server_name)}
-listen: {json.dumps(layout.listen)}
-http: {json.dumps(layout.monitor)}
+server_name: {_quoted(layout.server_name)}
+listen: {_quoted(layout.listen)}
+http: {_quoted(layout.monitor)}
 max_payload: {layout.max_payload}
 jetstream {{
-  store_dir: {json.dumps(layout.store_dir)}
+  store_dir: {_quoted(layout.store_dir)}
   max_file_store: {layout.max_file_store}
   max_memory_store: {layout.max_memory_store}
 }}
@@ -80,12 +80,16 @@ system_account: SYS
 """
 
 
+def _quoted(value: str | list[str]) -> str:
+    return json.dumps(value, ensure_ascii=False)  # nats-server knows no \\u escapes
+
+
 def _render_user(user: NatsUser) -> str:
     responses = ", allow_responses: true" if user.allow_responses else ""
     return (
-        f"      {{ user: {json.dumps(user.name)}, password: {json.dumps(user.password)}, permissions: {{"
-        f" publish: {{ allow: {json.dumps(list(user.publish_allow))} }},"
-        f" subscribe: {{ allow: {json.dumps(list(user.subscribe_allow))} }}{responses} }} }}"
+        f"      {{ user: {_quoted(user.name)}, password: {_quoted(user.password)}, permissions: {{"
+        f" publish: {{ allow: {_quoted(list(user.publish_allow))} }},"
+        f" subscribe: {{ allow: {_quoted(list(user.subscribe_allow))} }}{responses} }} }}"
     )
 
 

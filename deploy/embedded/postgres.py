@@ -89,11 +89,13 @@ class EmbeddedPostgres:
 
     @property
     def socket_dir(self) -> Path:
-        """A private folder for the Unix socket; a temporary one where the path would be too long for a socket."""
+        """A private folder for the Unix socket; a temporary one where the path is too long or holds a comma."""
         if self._socket_dir is None:
             self._make_home()
             near = self.home / "s"
-            fits = len(str(near / f".s.PGSQL.{self.port}.lock")) <= _LONGEST_SOCKET_PATH
+            fits = len(os.fsencode(near / f".s.PGSQL.{self.port}.lock")) <= _LONGEST_SOCKET_PATH and "," not in str(
+                near
+            )
             self._socket_dir = private_folder(near if fits else Path(tempfile.mkdtemp(prefix="tw-pg-")), self.user)
         return self._socket_dir
 
@@ -209,7 +211,7 @@ class EmbeddedPostgres:
             raise EmbeddedError(f"initdb failed:\n{done.stdout}{done.stderr}")
 
     def _clear_leftovers(self, timeout_s: float = 10.0) -> None:
-        """Ends what is left of an earlier server of this cluster and removes its pid file.
+        """Ends what is left of an earlier server of this cluster and removes its pid file and sockets.
 
         Every Postgres process works in its cluster's folder, which tells ours from a stranger that got its pid.
         """
@@ -225,7 +227,8 @@ class EmbeddedPostgres:
         _, stuck = psutil.wait_procs(stuck, timeout_s)
         if stuck:
             raise EmbeddedError(f"an earlier Postgres of {self.cluster} does not stop: {[p.pid for p in stuck]}")
-        (self.cluster / "postmaster.pid").unlink(missing_ok=True)
+        for stale in (self.cluster / "postmaster.pid", *self.socket_dir.iterdir()):
+            stale.unlink(missing_ok=True)
 
     def _works_in_cluster(self, process: psutil.Process) -> bool:
         try:

@@ -1,7 +1,9 @@
 """Child processes that cannot outlive their parent, and the ports and users they run with."""
 
 import ctypes
+import errno
 import os
+import secrets
 import signal
 import socket
 import stat
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+_FIRST_PORT, _PORTS, _PORT_TRIES = 20_000, 12_000, 200
 LOOPBACK = "127.0.0.1"
 
 
@@ -42,10 +45,16 @@ class SystemUser:
 
 
 def free_port() -> int:
-    """A loopback port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+    """A loopback port nobody listens on now.
+
+    It is outside the range from which systems take outgoing ports: a client that keeps calling a server which is
+    down could otherwise be given that very port, connect to itself, and keep the server from coming back.
+    """
+    for _ in range(_PORT_TRIES):
+        port = _FIRST_PORT + secrets.randbelow(_PORTS)
+        if port_is_free(LOOPBACK, port):
+            return port
+    raise EmbeddedError(f"no free port found between {_FIRST_PORT} and {_FIRST_PORT + _PORTS}")
 
 
 def port_is_free(host: str, port: int) -> bool:
@@ -55,8 +64,10 @@ def port_is_free(host: str, port: int) -> bool:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
-            return False
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return False
+            raise EmbeddedError(f"cannot listen on {host} port {port}: {error.strerror}") from error
     return True
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from deploy.embedded.child_log import ChildLog
 from deploy.embedded.process import EmbeddedError
 
-_POLL_S = 0.02
+_POLL_S = 0.03
 _FORCED_S = 10.0
 
 

@@ -12,6 +12,7 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -240,6 +241,20 @@ def test_database_that_does_not_answer_is_named(make_up: Callable[..., Up]) -> N
     assert "Traceback" not in up.output
 
 
+def test_path_that_cannot_be_a_directory_is_named(make_up: Callable[..., Up], short_dir: Path) -> None:
+    (short_dir / "file").touch()
+    up = make_up(data_dir=short_dir / "file" / "data")
+    assert up.run() == 1
+    assert f"error: cannot use {up.data_dir} as data directory" in up.output
+    assert "Traceback" not in up.output
+
+
+async def test_any_path_will_do(make_up: Callable[..., Up], short_dir: Path) -> None:
+    up = make_up(data_dir=short_dir / "dätä, \"the\" 'dir'").start()
+    assert await query(up.state["log_dsn"], "SELECT 1") == 1
+    assert up.stop() == 0
+
+
 def python_for_everyone() -> str | None:
     """A Python 3.11 that a stranger can run; the one in the environment often lives in a closed home."""
     for python in ("/usr/bin/python3.11", "/usr/local/bin/python3.11"):
@@ -314,7 +329,7 @@ def small_disk(short_dir: Path, request: pytest.FixtureRequest) -> Iterator[Path
 
 @as_root
 @pytest.mark.parametrize("small_disk", [150], indirect=True)
-def test_start_without_space_is_refused(make_up: Callable[..., Up], small_disk: Path) -> None:
+def test_start_without_space_is_refused(small_disk: Path, make_up: Callable[..., Up]) -> None:
     up = make_up(data_dir=small_disk / "data")
     assert up.run() == 1
     assert re.search(r"has 1\d\d MB free; at least 200 MB", up.output)
@@ -335,23 +350,34 @@ async def insert_until_refused(dsn: str) -> int:
         connection.terminate()
 
 
+def fill(path: Path, *, leave_bytes: int) -> None:
+    """Takes the space of the disk that `path` is on, up to the last byte if nothing is to be left."""
+    block = b"x" * 1024**2
+    with path.open("wb", buffering=0) as file:
+        while (free := shutil.disk_usage(path).free) > leave_bytes:
+            file.write(block[: free - leave_bytes])
+
+
 @as_root
 @pytest.mark.parametrize("small_disk", [420], indirect=True)
 async def test_full_disk_refuses_and_everything_accepted_is_there_when_space_is_back(
-    make_up: Callable[..., Up],
     small_disk: Path,
+    make_up: Callable[..., Up],
 ) -> None:
     up = make_up(data_dir=small_disk / "data").start()
     dsn = up.superuser_dsn
     await query(dsn, "CREATE TABLE kept (n int, filler text STORAGE external)")
-    ballast = small_disk / "ballast"
-    with ballast.open("wb") as file:
-        file.write(b"x" * (shutil.disk_usage(small_disk).free - 40 * 1024**2))
+    fill(small_disk / "ballast", leave_bytes=40 * 1024**2)
     accepted = await insert_until_refused(dsn)
     assert accepted > 0
     up.read_until(f"The disk of {up.data_dir} is full")
+    fill(small_disk / "more", leave_bytes=0)
+    with suppress(psutil.NoSuchProcess):  # it may have given up by itself
+        psutil.Process(up.pids["postgres"]).kill()
+    up.read_until("the disk is full, so it is started again until there is space")
     assert psutil.pid_exists(up.pids["gateway"])
-    ballast.unlink()
+    for ballast in ("ballast", "more"):
+        (small_disk / ballast).unlink()
     up.read_until(f"The disk of {up.data_dir} has space again")
     end = datetime.now(UTC).timestamp() + 60
     while not await answers(dsn):
@@ -361,6 +387,12 @@ async def test_full_disk_refuses_and_everything_accepted_is_there_when_space_is_
     assert up.stop() == 0
     log = (up.data_dir / "logs" / "postgres.log").read_text(encoding="utf-8")
     assert "No space left on device" in log
+
+
+def test_address_of_another_machine_is_named(make_up: Callable[..., Up]) -> None:
+    up = make_up(arguments=["--host", "192.0.2.1"])
+    assert up.run() == 1
+    assert f"error: cannot listen on 192.0.2.1 port {up.port}" in up.output
 
 
 def test_second_signal_forces_the_end(make_up: Callable[..., Up]) -> None:
