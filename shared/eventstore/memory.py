@@ -1,7 +1,7 @@
 """The log in memory: the same answers as Postgres, held to the same contract suite, for tests above it."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -76,11 +76,8 @@ class MemoryEventStore:
         """The highest position recorded at or before `moment`, 0 if there is none."""
         return sum(event.recorded_at <= moment for event in self._events)
 
-    def listen(self) -> AsyncIterator[None]:
+    async def listen(self) -> AsyncGenerator[None]:
         """Yields at once, after each append, and at least every second."""
-        return self._listen()
-
-    async def _listen(self) -> AsyncGenerator[None]:
         woken = asyncio.Event()
         self._listeners.add(woken)
         try:

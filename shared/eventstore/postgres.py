@@ -1,6 +1,6 @@
 """The log in Postgres. Appends go through `log.append_batch` alone; readers page by position and miss nothing."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from uuid import UUID
@@ -93,7 +93,7 @@ class PostgresEventStore:
         with unavailable_on_outage("store_id"):
             return UUID(int=(await self._pool.fetchval(QUERIES.store_id, timeout=READ_TIMEOUT_S)).int)
 
-    def listen(self) -> AsyncIterator[None]:
+    def listen(self) -> AsyncGenerator[None]:
         """Yields at once, after each batch of commits, and at least every second: a hint to read on."""
         return self._wakeups.listen()
 

@@ -49,9 +49,15 @@ class Wakeups:
         for woken in self._listeners:
             woken.set()
 
+    def _is_listening(self) -> bool:
+        try:
+            return self._connection is not None and not self._connection.is_closed()
+        except asyncpg.InterfaceError:  # the pool took a dead connection back
+            return False
+
     async def _connect(self) -> None:
         async with self._connecting:
-            if self._connection is not None and not self._connection.is_closed():
+            if self._is_listening():
                 return
             await self._disconnect()
             try:
@@ -62,12 +68,12 @@ class Wakeups:
                 log.warning("eventstore.listen.unavailable", error=repr(error))
 
     async def _disconnect(self) -> None:
+        alive = self._is_listening()
         connection, self._connection = self._connection, None
-        if connection is None:
+        if connection is None or not alive:
             return
         try:
-            if not connection.is_closed():
-                await connection.remove_listener(CHANNEL, self._wake)
+            await connection.remove_listener(CHANNEL, self._wake)
             await self._pool.release(connection, timeout=_CONNECT_TIMEOUT_S)
         except OUTAGES as error:
             log.warning("eventstore.listen.release_failed", error=repr(error))

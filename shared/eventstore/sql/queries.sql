@@ -205,3 +205,9 @@ select global_position, hash from log.events where global_position > $1 order by
 -- name: add_seal
 -- Seals a range; refused if another relay has sealed it.
 insert into log.seals (from_position, to_position, event_count, hash) values ($1, $2, $3, $4)
+
+-- ---- verify ---------------------------------------------------------------------------------------------------------
+
+-- name: all_seals
+-- Every seal, in order.
+select from_position, to_position, event_count, hash from log.seals order by to_position
