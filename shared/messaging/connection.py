@@ -34,6 +34,7 @@ class Bus:
 
     def __init__(self, client: Client) -> None:
         self.client = client
+        self._closing = False
         self.closed = asyncio.Event()
         """Set when the connection is gone for good, asked or not."""
 
@@ -70,12 +71,20 @@ class Bus:
         """Sends what is still buffered, then closes; a connection that is down is closed at once."""
         if self.client.is_closed:
             return
-        try:
-            async with asyncio.timeout(_DRAIN_S):
-                await self.client.drain()
-        except (nats.errors.Error, TimeoutError, OSError) as error:
-            log.warning("bus.drain.failed", error=repr(error))
-            await self.client.close()
+        self._closing = True
+        for end in (self.client.drain, self.client.close):
+            try:
+                async with asyncio.timeout(_DRAIN_S):
+                    await end()
+            except (nats.errors.Error, OSError) as error:  # the server is away: there is nobody to say goodbye to
+                log.warning("bus.close.failed", step=end.__name__, error=repr(error))
+            except asyncio.CancelledError as error:  # nats-py raises it too, when its own reader was cancelled
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                log.warning("bus.close.failed", step=end.__name__, error=repr(error))
+            else:
+                return
 
     async def _on_error(self, error: Exception) -> None:
         metrics.bus_errors.add(1)
@@ -86,6 +95,9 @@ class Bus:
         log.warning("bus.connection.lost")
 
     async def _on_reconnect(self) -> None:
+        if self._closing:  # a reconnect that was just succeeding outlives nats-py's close
+            await self.client.close()
+            return
         log.info("bus.connection.restored")
 
     async def _on_close(self) -> None:

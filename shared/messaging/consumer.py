@@ -5,8 +5,10 @@ silent or absent JetStream makes a consumer slower and never wrong.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from uuid import UUID
 
 import asyncpg
 import msgspec
@@ -16,8 +18,8 @@ from nats.aio.msg import Msg
 
 from shared.contracts.envelope import RecordedEvent
 from shared.contracts.subjects import Durable
-from shared.eventstore.api import EventStore
 from shared.eventstore.outages import OUTAGES
+from shared.eventstore.postgres import PostgresEventStore
 from shared.messaging import gap
 from shared.messaging.connection import Bus
 from shared.messaging.handling import EventHandling, Project, React, Retries, Stopping
@@ -30,6 +32,7 @@ PAGE = 500
 _PRUNE_EVERY = 5_000
 _PATIENCE_POLLS = 3
 _GRACE_S = 0.1
+_TICK_S = 0.25
 _STANDBY_POLL_S = 0.05
 _CLOSE_S = 5.0
 
@@ -63,7 +66,7 @@ class Consumer:
         self,
         subscription: Subscription,
         *,
-        store: EventStore,
+        store: PostgresEventStore,
         bus: Bus,
         pool: asyncpg.Pool,
         connect: Connect,
@@ -81,6 +84,7 @@ class Consumer:
         self._wake = asyncio.Event()
         self._moved = asyncio.Event()
         self._nudged = False
+        self._store_id = UUID(int=0)
         self._in_hand: list[gap.Delivery] = []
 
     @property
@@ -136,6 +140,7 @@ class Consumer:
                     return
                 await self._sleep(stop, self._pace.takeover_s)
             self._position = await inbox.start()
+            self._store_id = await self._store.store_id()
             self._active = True
             log.info("consumer.turn.begun", durable=self.durable.name, position=self._position)
             try:
@@ -161,15 +166,19 @@ class Consumer:
         pruned_at = self._position
         try:
             await self._look_into_log(inbox, handling)
+            looked_at = time.monotonic()
             while not stop.is_set():
                 self._wake.clear()
                 await pull.ask()
                 if messages := pull.take():
                     await self._handle_messages(messages, inbox, handling)
-                    unfed = 0
-                elif not await self._woken() or self._nudged:
+                    unfed, looked_at = 0, time.monotonic()
+                elif self._nudged or time.monotonic() >= looked_at + self._pace.poll_s:
                     self._nudged = False
                     unfed = unfed + 1 if await self._look_into_log(inbox, handling) else 0
+                    looked_at = time.monotonic()
+                else:
+                    await self._wait_for_wake()
                 if unfed >= _PATIENCE_POLLS:
                     log.warning("consumer.pull.restarted", durable=self.durable.name, position=self._position)
                     await pull.restart()
@@ -193,7 +202,7 @@ class Consumer:
         )
 
     async def _handle_messages(self, messages: Sequence[Msg], inbox: Inbox, handling: EventHandling) -> None:
-        read = [gap.read(message) for message in messages]
+        read = [gap.read(message, self._store_id) for message in messages]
         self._in_hand = [delivery for delivery in read if delivery is not None]
         fresh = await self._fresh(self._in_hand, inbox)
         metrics.redeliveries.add(len(self._in_hand) - len(fresh), {names.DURABLE: self.durable.name})
@@ -245,13 +254,13 @@ class Consumer:
         for delivery in self._in_hand:
             await delivery.message.in_progress()
 
-    async def _woken(self) -> bool:
+    async def _wait_for_wake(self) -> None:
+        """Until a message, a nudge or the stop; not longer than the pull may go without a look at it."""
         try:
-            async with asyncio.timeout(self._pace.poll_s):
+            async with asyncio.timeout(min(_TICK_S, self._pace.poll_s)):
                 await self._wake.wait()
         except TimeoutError:
-            return False
-        return True
+            return
 
     async def _wait_active(self) -> None:
         """Until the position moves; if it does not soon, the log is asked without waiting for JetStream."""

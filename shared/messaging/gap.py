@@ -1,6 +1,7 @@
 """Messages as events, and the question whether one is missing between them. The relay writes the headers."""
 
 from collections.abc import Sequence
+from uuid import UUID
 
 import msgspec
 import structlog
@@ -9,8 +10,9 @@ from nats.aio.msg import Msg
 from shared.contracts.envelope import RecordedEvent
 from shared.contracts.subjects import Durable
 
-POSITION_HEADER = "Tw-Position"
 PREVIOUS_HEADER = "Tw-Prev-In-Category"
+MESSAGE_ID_HEADER = "Nats-Msg-Id"
+"""`<store id>:<position>`."""
 
 log = structlog.stdlib.get_logger()
 
@@ -25,9 +27,14 @@ class Delivery(msgspec.Struct, frozen=True):
     message: Msg
 
 
-def read(message: Msg) -> Delivery | None:
-    """The event in a message, or None for one that cannot be read: then the log has to tell."""
-    stated = (message.headers or {}).get(PREVIOUS_HEADER, "")
+def read(message: Msg, store_id: UUID) -> Delivery | None:
+    """The event in a message, or None for one that cannot be read or tells of another log: then our log has to say."""
+    headers = message.headers or {}
+    stated = headers.get(PREVIOUS_HEADER, "")
+    message_id = headers.get(MESSAGE_ID_HEADER, "")
+    if not message_id.startswith(f"{store_id}:"):
+        log.warning("consumer.message.foreign", subject=message.subject, message_id=message_id)
+        return None
     try:
         event = _decoder.decode(message.data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -56,6 +56,7 @@ class StandingPull:
         if now < self._not_before:
             return
         self._expected, self._heard_at = BATCH, now
+        self._reconnects = self._client.stats["reconnects"]
         request = {
             "batch": BATCH,
             "expires": int(EXPIRES_S * _NANOSECONDS),
@@ -65,11 +66,9 @@ class StandingPull:
         await self._client.publish(self._subject, msgspec.json.encode(request), reply=inbox)
 
     async def restart(self) -> None:
-        """Forgets what was asked and listens on a new inbox; messages on their way are delivered again later."""
+        """Forgets what was asked and listens on a new inbox; a message on its way is lost now and delivered again."""
         await self.close()
         self._expected = 0
-        self._messages.clear()
-        self._reconnects = self._client.stats["reconnects"]
         self._subscription = await self._client.subscribe(  # pyright: ignore[reportUnknownMemberType] - an untyped future
             self._client.new_inbox(), cb=self._receive
         )
