@@ -68,7 +68,7 @@ class AttemptAccess:
     async def _from_stream(self, attempt_id: UUID) -> AttemptView | None:
         """The attempt from its own stream: never behind, and a handful of events long."""
         history = await self._store.read_stream(f"attempt-{attempt_id}")
-        return fold_job(history[0].correlation_id, history).attempts[attempt_id] if history else None
+        return fold_job(history[0].correlation_id, history).attempts[str(attempt_id)] if history else None
 
 
 def require_token(token: str | None) -> str:

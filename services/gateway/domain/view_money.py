@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from datetime import datetime
 from typing import assert_never
-from uuid import UUID
 
 import msgspec
 from msgspec.structs import replace
@@ -27,8 +26,8 @@ class MoneyView(msgspec.Struct, frozen=True, kw_only=True):
 
     reserved_micro_usd: int | None = None
     price_micro_usd_per_hour: int | None = None
-    metered_micro_usd: dict[UUID, int] = {}
-    """Attempt -> what its machine time cost."""
+    metered_micro_usd: dict[str, int] = {}
+    """Attempt id -> what its machine time cost."""
     captured_micro_usd: int | None = None
     released_micro_usd: int | None = None
     refused: str | None = None
@@ -48,7 +47,7 @@ def evolve_money(money: MoneyView, event: AccountEvent) -> MoneyView:
         case FundsRefused():
             return replace(money, refused=event.message)
         case UsageMetered():
-            metered = {**money.metered_micro_usd, event.attempt_id: event.amount_micro_usd}
+            metered = {**money.metered_micro_usd, str(event.attempt_id): event.amount_micro_usd}
             return replace(money, metered_micro_usd=metered)
         case FundsCaptured():
             return replace(money, captured_micro_usd=event.amount_micro_usd)
@@ -64,7 +63,7 @@ def cost_micro_usd(money: MoneyView, attempts: Iterable[AttemptView], now: datet
         return money.captured_micro_usd
     total, known = 0, money.reserved_micro_usd is not None
     for attempt in attempts:
-        booked = money.metered_micro_usd.get(attempt.attempt_id)
+        booked = money.metered_micro_usd.get(str(attempt.attempt_id))
         known = known or booked is not None or attempt.started_at is not None
         total += _unbooked(attempt, now) if booked is None else booked
     return total if known else None

@@ -45,7 +45,8 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, int] = {}
     """Stream -> the highest version folded in (artifact streams keep theirs in `artifacts`)."""
     job: JobFacts = JobFacts()
-    attempts: dict[UUID, AttemptView] = {}
+    attempts: dict[str, AttemptView] = {}
+    """Attempt id -> run; texts, because a deterministic encoding sorts by text."""
     datasets: list[PackedDataset] = []
     datasets_refused: str | None = None
     artifacts: dict[str, ArtifactView] = {}
@@ -65,7 +66,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def current_attempt(self) -> AttemptView | None:
         """The attempt the job runs as, or ran as last."""
-        return self.attempts.get(self.job.attempt_id) if self.job.attempt_id else None
+        return self.attempts.get(str(self.job.attempt_id))
 
 
 def fold_job(job_id: UUID, history: Iterable[RecordedEvent]) -> JobView:
@@ -106,8 +107,8 @@ def _by_category(view: JobView, recorded: RecordedEvent, event: Event) -> JobVie
 
 def _with_attempt(view: JobView, recorded: RecordedEvent, event: AttemptEvent) -> JobView:
     attempt_id = UUID(recorded.stream.partition("-")[2])
-    known = view.attempts.get(attempt_id) or AttemptView(attempt_id=attempt_id, job_id=view.job_id)
-    return replace(view, attempts={**view.attempts, attempt_id: evolve_attempt(known, event)})
+    known = view.attempts.get(str(attempt_id)) or AttemptView(attempt_id=attempt_id, job_id=view.job_id)
+    return replace(view, attempts={**view.attempts, str(attempt_id): evolve_attempt(known, event)})
 
 
 def _with_datasets(view: JobView, event: Event) -> JobView:

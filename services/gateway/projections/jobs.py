@@ -42,7 +42,7 @@ async def project_jobs(connection: asyncpg.Connection | PoolConnectionProxy, rec
         return
     await connection.execute(QUERIES.put_view, *_view_row(view))
     if recorded.category == "attempt":
-        attempt = view.attempts[UUID(recorded.stream.partition("-")[2])]
+        attempt = view.attempts[recorded.stream.partition("-")[2]]
         await connection.execute(QUERIES.put_attempt, *_attempt_row(attempt))
 
 

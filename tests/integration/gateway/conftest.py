@@ -25,6 +25,7 @@ from services.scheduler.app import build as build_scheduler
 from services.scheduler.settings import Settings as SchedulerSettings
 from services.storage.app import build as build_storage
 from services.storage.settings import Settings as StorageSettings
+from shared.clock import utc_now
 from shared.service import Runtime, running_service
 from shared.settings import load
 from tests.integration.provider_bridge import stand_in_trainer
@@ -191,7 +192,7 @@ class Trainer:
                 "job": str(self.job_id),
                 "attempt": str(self.attempt_id),
                 "seq": self.seq,
-                "ts": "2026-11-22T01:02:03Z",
+                "ts": utc_now(),
                 "type": type_,
                 "data": data,
             }
