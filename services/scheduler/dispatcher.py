@@ -5,7 +5,9 @@ policy, and appends what it says. Whoever gets the lock next reads those events 
 the same slot as free.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from datetime import datetime
 from uuid import UUID
 
@@ -59,14 +61,56 @@ class Dispatcher:
         self._clock = clock
         self._limits = limits
         self._make_id = make_id
+        # Whoever holds the queue's lock reads the log on a second connection: one holder or waiter per process, or
+        # the waiters could have taken every connection of the pool.
+        self._turn = asyncio.Lock()
 
     async def run_round(self) -> Round:
         """Gives out every slot that is free now. Exact with any number of dispatchers at the same time."""
-        async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection, connection.transaction():
-            seen, admission = await self._look(connection)
-            unexplained = [wait for wait in admission.waits if seen.rows[wait.job.job_id].wait_reason != wait.reason]
-            appends = await self._decide(admission, unexplained[:MAX_EXPLANATIONS])
-            outcomes = await self._store.append_in(connection, appends)
+        async with self._connection() as connection, connection.transaction():
+            await self._fold(connection)
+            return await self._give_out(connection)
+
+    async def run_round_if_changed(self) -> Round | None:
+        """The same when a job event was committed since the last round of any replica; else None, and cheap."""
+        async with self._connection() as connection, connection.transaction():
+            return await self._give_out(connection) if await self._fold(connection) else None
+
+    async def read_queue(self, _command: ReadQueue, _envelope: CommandEnvelope) -> CommandReply:
+        """Who runs and who waits, as of now: the answer to `ReadQueue`."""
+        async with self._connection() as connection:
+            reading = connection.transaction()
+            await reading.start()
+            try:
+                await self._fold(connection)
+                seen = await queue.load(connection)
+            finally:
+                await reading.rollback()  # what was folded here is for the next round to find
+        admission = self._admit(seen)
+        limits = {"global": self._limits.in_all, "per_user": self._limits.per_user}
+        return CommandReply(data={"running": _running(seen), "waiting": _waiting(admission), "limits": limits})
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncGenerator[Connection]:
+        async with self._turn, self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
+            yield connection
+
+    async def _fold(self, connection: Connection) -> bool:
+        """Locks the queue and folds what was committed since; whether there was anything."""
+        before = position = await queue.lock(connection)
+        while page := await self._store.read(after=position, categories=SCHEDULER_QUEUE.categories, limit=PAGE):
+            for recorded in page:
+                await queue.project(connection, recorded)
+            position = page[-1].global_position
+            await queue.raise_checkpoint(connection, position)
+        return position > before
+
+    async def _give_out(self, connection: Connection) -> Round:
+        seen = await queue.load(connection)
+        admission = self._admit(seen)
+        unexplained = [wait for wait in admission.waits if seen.rows[wait.job.job_id].wait_reason != wait.reason]
+        appends = await self._decide(admission, unexplained[:MAX_EXPLANATIONS])
+        outcomes = await self._store.append_in(connection, appends)
         written = [append for append, outcome in zip(appends, outcomes, strict=True) if isinstance(outcome, Appended)]
         return Round(
             dispatched=sum(isinstance(append.events[0], JobDispatched) for append in written),
@@ -74,23 +118,8 @@ class Dispatcher:
             due_at=min(_delays(admission), default=None),
         )
 
-    async def read_queue(self, _command: ReadQueue, _envelope: CommandEnvelope) -> CommandReply:
-        """Who runs and who waits, as of now: the answer to `ReadQueue`."""
-        async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection, connection.transaction():
-            seen, admission = await self._look(connection)
-        limits = {"global": self._limits.in_all, "per_user": self._limits.per_user}
-        return CommandReply(data={"running": _running(seen), "waiting": _waiting(admission), "limits": limits})
-
-    async def _look(self, connection: Connection) -> tuple[Queue, Admission]:
-        """Locks the queue, folds what was committed since, and asks the policy."""
-        position = await queue.lock(connection)
-        while page := await self._store.read(after=position, categories=SCHEDULER_QUEUE.categories, limit=PAGE):
-            for recorded in page:
-                await queue.project(connection, recorded)
-            position = page[-1].global_position
-            await queue.raise_checkpoint(connection, position)
-        seen = await queue.load(connection)
-        return seen, queue_policy.admit(seen.waiting, seen.running, self._limits, self._clock())
+    def _admit(self, seen: Queue) -> Admission:
+        return queue_policy.admit(seen.waiting, seen.running, self._limits, self._clock())
 
     async def _decide(self, admission: Admission, unexplained: list[queue_policy.Wait]) -> list[Append]:
         """What the job decider makes of the admission; a job that moved meanwhile is left to the next round."""

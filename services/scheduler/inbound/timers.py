@@ -29,13 +29,21 @@ class DispatchLoop:
         """Returns soon after `stop` is set; a round under way is finished."""
         async with asyncio.TaskGroup() as tasks:
             helpers = [tasks.create_task(self._listen()), tasks.create_task(self._wake_at(stop))]
-            while not stop.is_set():
-                self._woken.clear()
-                wait_s = await self._round()
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._woken.wait(), wait_s)
+            await self._rounds(stop)
             for helper in helpers:
                 helper.cancel()
+
+    async def _rounds(self, stop: asyncio.Event) -> None:
+        """A commit leads to a round if it was about jobs; a deadline to one in any case."""
+        now_s = asyncio.get_running_loop().time
+        deadline_s = now_s()
+        while not stop.is_set():
+            self._woken.clear()
+            wait_s = await self._round(is_due=now_s() >= deadline_s)
+            if wait_s is not None:
+                deadline_s = now_s() + wait_s
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), max(deadline_s - now_s(), 0))
 
     async def _listen(self) -> None:
         async for _ in self._store.listen():
@@ -45,18 +53,20 @@ class DispatchLoop:
         await stop.wait()
         self._woken.set()
 
-    async def _round(self) -> float:
-        """One round; answers how long to wait for the next one unless something is committed before."""
+    async def _round(self, *, is_due: bool) -> float | None:
+        """One round; answers in how many seconds the next one is due at the latest, None if nothing was looked at."""
         try:
-            done = await self._dispatcher.run_round()
+            done = await (self._dispatcher.run_round() if is_due else self._dispatcher.run_round_if_changed())
         except Exception:
             log.exception("scheduler.queue.round_failed")
             return SAFETY_S
+        if done is None:
+            return None
         if done.dispatched:
             log.info("scheduler.jobs.dispatched", count=done.dispatched)
-        return self._wait_s(done)
+        return self._due_in_s(done)
 
-    def _wait_s(self, done: Round) -> float:
+    def _due_in_s(self, done: Round) -> float:
         if done.unfinished:
             return MIN_WAIT_S
         if done.due_at is None:

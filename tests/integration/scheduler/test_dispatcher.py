@@ -15,6 +15,7 @@ import pytest
 from services.scheduler.dispatcher import Dispatcher
 from services.scheduler.domain.queue_policy import Limits
 from services.scheduler.handlers import job_stream
+from services.scheduler.inbound.timers import DispatchLoop
 from services.scheduler.projections import queue
 from shared.clock import utc_now
 from shared.contracts import catalogue
@@ -172,7 +173,8 @@ async def test_a_replica_that_sees_another_queue_in_the_middle_of_a_round_waits_
         await other.run_round()  # their waiting is explained, so no explanation moves their streams later
         for holder in holders:
             await end(store, holder)
-        await read_queue(other)  # and nothing is left to fold: only the lock keeps the two apart
+        async with a_dispatcher(log_database, Limits(in_all=0, per_user=2)) as idle:
+            await idle.run_round()  # and nothing is left to fold: only the lock keeps the two apart
         async with (
             asyncpg.create_pool(log_database.dsn("scheduler"), min_size=1, max_size=5) as pool,
             asyncio.TaskGroup() as tasks,
@@ -312,3 +314,80 @@ async def test_rows_of_the_queue_are_json_friendly(log_database: LogDatabase, st
     async with a_dispatcher(log_database) as dispatcher:
         answer = await read_queue(dispatcher)
     assert cast("object", msgspec.json.decode(msgspec.json.encode(answer))) == answer
+
+
+# ---- the loop --------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def looping(database: LogDatabase) -> AsyncGenerator[None]:
+    """The dispatch loop as the service runs it."""
+    stop = asyncio.Event()
+    async with (
+        asyncpg.create_pool(database.dsn("scheduler"), min_size=1, max_size=5) as pool,
+        asyncio.timeout(60),
+        asyncio.TaskGroup() as tasks,
+    ):
+        own = PostgresEventStore(pool)
+        running = tasks.create_task(DispatchLoop(Dispatcher(pool, own, utc_now, LIMITS), own, utc_now).run(stop))
+        try:
+            yield
+        finally:
+            stop.set()
+            await running
+            await own.close()
+
+
+async def test_a_committed_job_wakes_the_loop(log_database: LogDatabase, store: PostgresEventStore) -> None:
+    async with looping(log_database):
+        (job_id,) = await add(store, a_queued_job("alice"))
+
+        async def runs() -> bool:
+            return await placed(store) == [job_id]
+
+        await eventually(runs)
+
+
+async def test_a_retry_runs_when_it_falls_due_although_nothing_is_committed_then(
+    log_database: LogDatabase, store: PostgresEventStore
+) -> None:
+    not_before = utc_now() + timedelta(seconds=0.4)
+    await add(store, a_queued_job("alice", not_before=not_before))
+    async with looping(log_database):
+
+        async def runs() -> bool:
+            return await placed(store) != []
+
+        await eventually(runs)
+    ((_, event),) = await told(store, JobDispatched)
+    assert timedelta(0) <= event.dispatched_at - not_before < timedelta(seconds=5)
+
+
+async def test_reading_the_queue_hides_nothing_from_the_next_round(
+    log_database: LogDatabase, store: PostgresEventStore
+) -> None:
+    (job_id,) = await add(store, a_queued_job("alice"))
+    async with a_dispatcher(log_database) as dispatcher:
+        answer = await read_queue(dispatcher)
+        assert [(entry["job_id"], entry["reason"]) for entry in answer["waiting"]] == [(str(job_id), "dispatching")]
+        done = await dispatcher.run_round_if_changed()
+        assert done is not None
+        assert done.dispatched == 1
+
+
+async def test_many_readers_of_the_queue_leave_connections_for_the_one_that_is_served(
+    log_database: LogDatabase, store: PostgresEventStore
+) -> None:
+    """Three connections, and 12 who want the queue, each of whom needs a second connection once it has the lock."""
+    await add(store, a_queued_job("alice"))
+    async with a_dispatcher(log_database) as dispatcher, asyncio.timeout(8):
+        answers = await asyncio.gather(*(read_queue(dispatcher) for _ in range(12)))
+    assert len(answers) == 12
+
+
+async def test_a_round_without_news_looks_at_nothing(log_database: LogDatabase, store: PostgresEventStore) -> None:
+    await add(store, a_queued_job("alice"))
+    async with a_dispatcher(log_database) as dispatcher:
+        await dispatcher.run_round()
+        assert await dispatcher.run_round_if_changed() is not None  # its own dispatch is news
+        assert await dispatcher.run_round_if_changed() is None
