@@ -65,6 +65,7 @@ class Stack:
         self._data = DataDir(options.data_dir)
         self._notices = RotatedFile(self._data.logs / "supervisor.log")
         self._state: RunState | None = None
+        self._postgres: EmbeddedPostgres | None = None
         self._asked_to_stop = False
 
     def run(self) -> None:
@@ -102,11 +103,13 @@ class Stack:
             finally:
                 watch.cancel()
                 await supervisor.stop()
+                if self._postgres is not None:
+                    self._postgres.stop()  # it has ended; this removes its socket's folder
 
     async def _bring_up(self, supervisor: Supervisor, group: asyncio.TaskGroup) -> None:
         roles = [*(child.name for child in self._children), INSPECTOR]
         secrets = self._data.secrets([SUPERUSER, *roles], [child.name for child in self._children])
-        postgres = None if self._options.database_url else self._embedded_postgres(secrets)
+        postgres = self._postgres = None if self._options.database_url else self._embedded_postgres(secrets)
         superuser_dsn = self._options.database_url or (postgres.superuser_dsn if postgres else "")
         database = DATABASE if postgres else urlsplit(superuser_dsn).path.lstrip("/") or DATABASE
         nats = None if self._options.nats_url else self._embedded_nats(secrets)

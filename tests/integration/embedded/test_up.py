@@ -16,6 +16,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import psutil
@@ -249,10 +250,12 @@ def test_path_that_cannot_be_a_directory_is_named(make_up: Callable[..., Up], sh
     assert "Traceback" not in up.output
 
 
-async def test_any_path_will_do(make_up: Callable[..., Up], short_dir: Path) -> None:
+def test_any_path_will_do_and_its_short_socket_path_is_removed(make_up: Callable[..., Up], short_dir: Path) -> None:
     up = make_up(data_dir=short_dir / "dätä, \"the\" 'dir'").start()
-    assert await query(up.state["log_dsn"], "SELECT 1") == 1
+    socket_dir = Path(parse_qs(urlsplit(str(up.state["log_dsn"])).query)["host"][0])
+    assert socket_dir.is_dir()
     assert up.stop() == 0
+    assert not socket_dir.exists()
 
 
 def python_for_everyone() -> str | None:
