@@ -127,7 +127,8 @@ class CommandServer:
                 cb=self._accept,
                 pending_msgs_limit=_MAX_WAITING,
             )
-            await self._client.flush()
+            # Shielded: nats-py stops reading for good when a flush that is under way is cancelled.
+            await asyncio.shield(self._client.flush())
             if ready is not None:
                 ready.set()
             await stop.wait()

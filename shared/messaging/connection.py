@@ -15,7 +15,8 @@ from shared.settings import Secret
 CONNECT_S = 30.0
 _RECONNECT_WAIT_S = 0.25
 _ATTEMPT_S = 2.0
-_DRAIN_S = 10.0
+_CLOSE_S = 5.0
+_FLUSH_S = 2
 _PING_S = 10.0
 
 log = structlog.stdlib.get_logger()
@@ -53,7 +54,6 @@ class Bus:
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=_RECONNECT_WAIT_S,  # pyright: ignore[reportArgumentType] - typed int, used as float
                 connect_timeout=_ATTEMPT_S,  # pyright: ignore[reportArgumentType] - typed int, used as float
-                drain_timeout=_DRAIN_S,  # pyright: ignore[reportArgumentType] - typed int, used as float
                 ping_interval=_PING_S,  # pyright: ignore[reportArgumentType] - typed int, used as float
                 error_cb=bus._on_error,
                 disconnected_cb=bus._on_disconnect,
@@ -72,19 +72,21 @@ class Bus:
         if self.client.is_closed:
             return
         self._closing = True
-        for end in (self.client.drain, self.client.close):
+        for step in (self._flush, self.client.close):
             try:
-                async with asyncio.timeout(_DRAIN_S):
-                    await end()
+                async with asyncio.timeout(_CLOSE_S):
+                    await step()
             except (nats.errors.Error, OSError) as error:  # the server is away: there is nobody to say goodbye to
-                log.warning("bus.close.failed", step=end.__name__, error=repr(error))
+                log.warning("bus.close.failed", step=step.__name__, error=repr(error))
             except asyncio.CancelledError as error:  # nats-py raises it too, when its own reader was cancelled
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
                     raise
-                log.warning("bus.close.failed", step=end.__name__, error=repr(error))
-            else:
-                return
+                log.warning("bus.close.failed", step=step.__name__, error=repr(error))
+
+    async def _flush(self) -> None:
+        if self.client.is_connected:
+            await self.client.flush(timeout=_FLUSH_S)
 
     async def _on_error(self, error: Exception) -> None:
         metrics.bus_errors.add(1)
