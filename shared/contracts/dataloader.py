@@ -33,9 +33,10 @@ class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True):
 IGNORED = frozenset(
     """
     type dataset_type disabled disable metadata_backend cache_dir cache_dir_vae cache_file_suffix text_embeds
-    image_embeds default skip_file_discovery preserve_data_backend_cache write_batch_size vae_cache_clear_each_epoch hash_filenames
-    scan_for_errors delete_unwanted_images delete_problematic_images probability vae_cache_ondemand prepend_prompt
-    image_processing_batch_size caption_shuffle_seed name description maximum_image_size target_downsample_size
+    image_embeds default skip_file_discovery preserve_data_backend_cache write_batch_size vae_cache_clear_each_epoch
+    hash_filenames scan_for_errors delete_unwanted_images delete_problematic_images probability vae_cache_ondemand
+    prepend_prompt image_processing_batch_size caption_shuffle_seed name description maximum_image_size
+    target_downsample_size
     """.split()  # noqa: SIM905 -- a word list reads better
 )
 REFUSED = frozenset(

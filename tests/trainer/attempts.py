@@ -1,3 +1,4 @@
+# pyright: basic
 """Start attempts in a forked process (the libraries are loaded once, in the parent) or in this one."""
 
 import json
@@ -63,7 +64,7 @@ class Attempt:
             log = os.open(self.work_dir / "stderr.log", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
             os.dup2(log, 1)
             os.dup2(log, 2)
-            sys.stderr = open(2, "w", closefd=False)  # noqa: PTH123, SIM115 -- pytest replaced it
+            sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 -- pytest replaced it
             control = Control()
             control.install_signal_handlers()
             if prepare is not None:

@@ -1,9 +1,12 @@
+# pyright: basic
 """Trainer tests: real runs of tiny jobs. They need `.venv-trainer`; without torch nothing here is collected."""
 
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,15 +15,18 @@ os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TRAINER_BACKOFF_MIN_S
 
 collect_ignore_glob = [] if importlib.util.find_spec("torch") else ["test_*.py"]
 
+# Our own modules are imported inside the fixtures: some need torch, and this file is read without it too.
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        item.add_marker(pytest.mark.trainer)
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.trainer)
 
 
 @pytest.fixture
-def receiver():
-    from receiver import Receiver
+def receiver() -> Iterator[Any]:
+    from receiver import Receiver  # noqa: PLC0415
 
     running = Receiver()
     yield running
@@ -28,9 +34,9 @@ def receiver():
 
 
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory) -> Path:
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty tinted digits with captions."""
-    from trainer.demo_data import write_demo_data
+    from trainer.demo_data import write_demo_data  # noqa: PLC0415
 
     folder = tmp_path_factory.mktemp("digits")
     write_demo_data(folder, 20)
@@ -38,13 +44,13 @@ def digits(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_cache(tmp_path_factory) -> Path:
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture
-def start(tmp_path, digits, shared_cache):
+def start(tmp_path: Path, digits: Path, shared_cache: Path) -> Any:
     """A factory of attempts with a small, quick configuration."""
-    from attempts import AttemptStarter
+    from attempts import AttemptStarter  # noqa: PLC0415
 
     return AttemptStarter(tmp_path, digits, shared_cache)

@@ -1,3 +1,4 @@
+# pyright: basic
 """A real HTTP peer written from the contract: takes reports and uploads, serves files, and can misbehave on request."""
 
 import hashlib

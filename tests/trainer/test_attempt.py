@@ -1,3 +1,5 @@
+# pyright: basic
+import hashlib
 import io
 import json
 import os
@@ -6,12 +8,13 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from attempts import FIXTURE
+from attempts import FIXTURE, AttemptStarter
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
-from receiver import TOKEN
+from receiver import TOKEN, Receiver
 from safetensors import safe_open
 from safetensors.torch import load_file
 from test_resume import slow_steps
@@ -32,7 +35,7 @@ SAMPLING = {
 }
 
 
-def render(pipeline: FluxPipeline) -> torch.Tensor:
+def render(pipeline: Any) -> torch.Tensor:
     pictures = pipeline(
         prompt="a handwritten digit three", num_inference_steps=4, width=32, height=32, max_sequence_length=16,
         generator=torch.Generator().manual_seed(0), output_type="np",
@@ -40,7 +43,7 @@ def render(pipeline: FluxPipeline) -> torch.Tensor:
     return torch.from_numpy(pictures)
 
 
-def test_the_lora_loads_in_diffusers_bit_for_bit_and_changes_the_picture(start):
+def test_the_lora_loads_in_diffusers_bit_for_bit_and_changes_the_picture(start: AttemptStarter) -> None:
     attempt = start(max_train_steps=12, checkpointing_steps=12, flux_lora_target="all+ffs", lora_alpha=8)
     assert attempt.run() == ExitCode.DONE
     pipeline = FluxPipeline.from_pretrained(FIXTURE, dtype=torch.float32, local_files_only=True)
@@ -67,14 +70,12 @@ def test_the_lora_loads_in_diffusers_bit_for_bit_and_changes_the_picture(start):
     assert json.loads(metadata["lora_adapter_metadata"])["transformer.r"] == 4
 
 
-def test_a_whole_run_reaches_the_gateway(start, receiver, digits):
+def test_a_whole_run_reaches_the_gateway(start: AttemptStarter, receiver: Receiver, digits: Path) -> None:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as tar:
         tar.add(digits, arcname=".")
     receiver.files["/files/digits.tar"] = stream.getvalue()
     archive = stream.getvalue()
-    import hashlib
-
     ref = DatasetRef(
         id="digits",
         sha256=hashlib.sha256(archive).hexdigest(),
@@ -113,7 +114,7 @@ def test_a_whole_run_reaches_the_gateway(start, receiver, digits):
             assert TOKEN.encode() not in path.read_bytes(), path
 
 
-def test_a_gateway_that_is_away_delays_delivery_but_not_training(start, receiver):
+def test_a_gateway_that_is_away_delays_delivery_but_not_training(start: AttemptStarter, receiver: Receiver) -> None:
     receiver.stop()
     attempt = start("patient", gateway=receiver).fork()
     attempt.wait_for(lambda: bool(attempt.data("phase")) and len(attempt.losses()) == 6)
@@ -126,7 +127,7 @@ def test_a_gateway_that_is_away_delays_delivery_but_not_training(start, receiver
     assert f"{STORAGE}/patient/pytorch_lora_weights.safetensors" in receiver.received.uploads
 
 
-def test_a_gateway_that_never_comes_back_leaves_the_result_on_disk(start, receiver):
+def test_a_gateway_that_never_comes_back_leaves_the_result_on_disk(start: AttemptStarter, receiver: Receiver) -> None:
     receiver.stop()
     attempt = start("alone", gateway=receiver, drain_s=0.5)
     assert attempt.run() == ExitCode.DONE
@@ -140,7 +141,7 @@ def test_a_gateway_that_never_comes_back_leaves_the_result_on_disk(start, receiv
     assert receiver.received.types.count("done") == 1
 
 
-def test_a_superseded_attempt_stops_without_uploading(start, receiver):
+def test_a_superseded_attempt_stops_without_uploading(start: AttemptStarter, receiver: Receiver) -> None:
     receiver.answer_reports = lambda lines: 409 if any(line.type == "metrics" for line in lines) else 200
     attempt = start("old", gateway=receiver, max_train_steps=500, checkpointing_steps=400)
     assert attempt.run() == ExitCode.SUPERSEDED
@@ -148,21 +149,21 @@ def test_a_superseded_attempt_stops_without_uploading(start, receiver):
     assert attempt.data("failed") == []
 
 
-def test_a_refused_upload_is_named_and_the_run_still_ends_well(start, receiver):
+def test_a_refused_upload_is_named_and_the_run_still_ends_well(start: AttemptStarter, receiver: Receiver) -> None:
     receiver.answer_uploads = lambda path: 413 if path.endswith("manifest.json") else 200
     attempt = start("refused", gateway=receiver, max_train_steps=2)
     assert attempt.run() == ExitCode.DONE
     assert receiver.received.of_type("done")[0]["undelivered"] == ["checkpoint-2/manifest.json", "manifest.json"]
 
 
-def test_commands_save_and_stop_at_the_next_step(start, receiver):
+def test_commands_save_and_stop_at_the_next_step(start: AttemptStarter, receiver: Receiver) -> None:
     receiver.commands = [TrainerCommand(id="1", name="stop")]
     attempt = start("told", gateway=receiver, max_train_steps=400, checkpointing_steps=400).fork(slow_steps)
     assert attempt.wait() == ExitCode.PREEMPTED
     assert receiver.received.of_type("failed")[0]["kind"] == "preempted"
 
 
-def test_a_preempted_attempt_delivers_its_checkpoint_first(start, receiver):
+def test_a_preempted_attempt_delivers_its_checkpoint_first(start: AttemptStarter, receiver: Receiver) -> None:
     attempt = start("moved", gateway=receiver, max_train_steps=400, checkpointing_steps=400).fork(slow_steps)
     attempt.wait_for_step(3)
     attempt.signal(signal.SIGTERM)
@@ -173,18 +174,18 @@ def test_a_preempted_attempt_delivers_its_checkpoint_first(start, receiver):
     assert f"{STORAGE}/moved/checkpoint-{step}/manifest.json" in receiver.received.uploads
 
 
-def test_a_second_signal_ends_the_process_at_once(start, receiver):
+def test_a_second_signal_ends_the_process_at_once(start: AttemptStarter, receiver: Receiver) -> None:
     receiver.delay_s = 0.2
     receiver.answer_uploads = lambda _path: 503  # the first signal leaves it waiting to deliver
     attempt = start("impatient", gateway=receiver, max_train_steps=400, checkpointing_steps=400).fork(slow_steps)
     attempt.wait_for_step(3)
     attempt.signal(signal.SIGTERM)
-    attempt.wait_for(lambda: (attempt.work_dir / "checkpoints").exists())
+    attempt.wait_for((attempt.work_dir / "checkpoints").exists)
     attempt.signal(signal.SIGTERM)
     assert attempt.wait(5) == 128 + signal.SIGTERM
 
 
-def test_a_refused_config_exits_64_with_every_problem(start):
+def test_a_refused_config_exits_64_with_every_problem(start: AttemptStarter) -> None:
     attempt = start("bad", lora_rnk=4, optimizer="prodigy")
     assert attempt.run() == ExitCode.BAD_CONFIG
     failed = attempt.data("failed")[0]
@@ -195,7 +196,7 @@ def test_a_refused_config_exits_64_with_every_problem(start):
 
 
 @pytest.mark.parametrize("name", ["/nowhere/model", "some-owner/some-model"])
-def test_a_missing_base_model_exits_69_with_advice(start, name):
+def test_a_missing_base_model_exits_69_with_advice(start: AttemptStarter, name: str) -> None:
     attempt = start("missing", pretrained_model_name_or_path=name)
     assert attempt.run() == ExitCode.UNREACHABLE
     failed = attempt.data("failed")[0]
@@ -203,13 +204,22 @@ def test_a_missing_base_model_exits_69_with_advice(start, name):
     assert "HF_HUB_OFFLINE" in failed["advice"]
 
 
-def test_a_missing_dataset_exits_65(start):
+def test_without_a_token_nothing_starts(start: AttemptStarter, receiver: Receiver, tmp_path: Path) -> None:
+    attempt = start("anonymous", gateway=receiver)
+    (tmp_path / "anonymous.token").write_text("")
+    assert attempt.run() == ExitCode.BAD_CONFIG
+    assert not attempt.work_dir.exists()
+
+
+def test_a_missing_dataset_exits_65(start: AttemptStarter) -> None:
     attempt = start("nodata", dataloader=[{"id": "d", "instance_data_dir": "/nowhere"}])
     assert attempt.run() == ExitCode.BAD_DATA
     assert attempt.data("failed")[0]["kind"] == "bad_data"
 
 
-def test_ten_losses_in_a_row_that_are_not_finite_end_the_attempt(start, monkeypatch):
+def test_ten_losses_in_a_row_that_are_not_finite_end_the_attempt(
+    start: AttemptStarter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     true_loss = objective.training_loss
     monkeypatch.setattr(trainee, "training_loss", lambda *inputs: true_loss(*inputs) * float("nan"))
     attempt = start("nan", max_train_steps=50, checkpointing_steps=50)
@@ -227,8 +237,10 @@ def test_ten_losses_in_a_row_that_are_not_finite_end_the_attempt(start, monkeypa
         (MemoryError(), {"gradient_checkpointing": True, "train_batch_size": 1}, "resolution to 24"),
     ],
 )
-def test_running_out_of_memory_names_the_setting_that_helps(start, monkeypatch, error, settings, advice):
-    def exhausted(*_inputs):
+def test_running_out_of_memory_names_the_setting_that_helps(
+    start: AttemptStarter, monkeypatch: pytest.MonkeyPatch, error: Exception, settings: Any, advice: str
+) -> None:
+    def exhausted(*_inputs: object) -> None:
         raise error
 
     monkeypatch.setattr(trainee, "training_loss", exhausted)
@@ -237,8 +249,8 @@ def test_running_out_of_memory_names_the_setting_that_helps(start, monkeypatch, 
     assert advice in attempt.data("failed")[0]["advice"]
 
 
-def test_a_bug_becomes_an_internal_failure(start, monkeypatch):
-    def broken(*_inputs):
+def test_a_bug_becomes_an_internal_failure(start: AttemptStarter, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_inputs: object) -> None:
         raise RuntimeError("shapes differ")
 
     monkeypatch.setattr(trainee, "training_loss", broken)
@@ -247,20 +259,22 @@ def test_a_bug_becomes_an_internal_failure(start, monkeypatch):
     assert attempt.data("failed")[0]["message"] == "RuntimeError: shapes differ"
 
 
-def test_bfloat16_becomes_float32_where_the_cpu_has_none_and_says_so(start, monkeypatch):
+def test_bfloat16_becomes_float32_where_the_cpu_has_none_and_says_so(
+    start: AttemptStarter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(precision, "_cpu_has_bfloat16", lambda: False)
     attempt = start("fp32", mixed_precision="bf16", max_train_steps=1)
     assert attempt.run() == ExitCode.DONE
     assert [data["code"] for data in attempt.data("warning")] == ["precision_changed"]
 
 
-def test_gradient_checkpointing_changes_memory_and_not_the_result(start):
+def test_gradient_checkpointing_changes_memory_and_not_the_result(start: AttemptStarter) -> None:
     plain, saving = start("plain", max_train_steps=2), start("saving", max_train_steps=2, gradient_checkpointing=True)
     assert plain.run() == saving.run() == ExitCode.DONE
     assert plain.losses() == pytest.approx(saving.losses(), rel=1e-5)
 
 
-def test_rendering_while_training_changes_nothing(start):
+def test_rendering_while_training_changes_nothing(start: AttemptStarter) -> None:
     quiet = start("quiet", use_ema=True)
     looking = start("looking", use_ema=True, **{**SAMPLING, "validation_steps": 2})
     assert quiet.run() == looking.run() == ExitCode.DONE
@@ -271,13 +285,13 @@ def test_rendering_while_training_changes_nothing(start):
     assert all(torch.equal(mine[key], theirs[key]) for key in mine)
 
 
-def test_the_learning_rate_follows_its_schedule(start):
+def test_the_learning_rate_follows_its_schedule(start: AttemptStarter) -> None:
     attempt = start("rates", lr_scheduler="linear", max_train_steps=6, lr_warmup_steps=2, learning_rate=0.01)
     assert attempt.run() == ExitCode.DONE
     assert [line["lr"] for line in attempt.data("metrics")] == pytest.approx([0.005, 0.01, 0.01, 0.0075, 0.005, 0.0025])
 
 
-def test_the_command_line_runs_a_job_and_keeps_the_token_secret(start, receiver):
+def test_the_command_line_runs_a_job_and_keeps_the_token_secret(start: AttemptStarter, receiver: Receiver) -> None:
     attempt = start("cli", gateway=receiver, max_train_steps=1)
     options = attempt.options
     command = [
@@ -292,7 +306,7 @@ def test_the_command_line_runs_a_job_and_keeps_the_token_secret(start, receiver)
     assert all(TOKEN.encode() not in path.read_bytes() for path in options.work_dir.rglob("*") if path.is_file())
 
 
-def test_sha256_of_a_file_is_the_one_the_manifest_holds(start):
+def test_sha256_of_a_file_is_the_one_the_manifest_holds(start: AttemptStarter) -> None:
     attempt = start("sums", max_train_steps=2)
     assert attempt.run(Control()) == ExitCode.DONE
     manifest = json.loads((attempt.checkpoint(2) / "manifest.json").read_text())

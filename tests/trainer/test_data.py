@@ -1,5 +1,8 @@
+# pyright: basic
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +49,7 @@ def rule(edge: float = 1024, edge_type: str = "pixel_area", *, square: bool = Fa
         ((1920, 1080), rule(square=True), (1024, 1024)),
     ],
 )
-def test_bucket_sizes(size, settings, bucket):
+def test_bucket_sizes(size: tuple[int, int], settings: Any, bucket: tuple[int, int]) -> None:
     placement = place(*size, settings)
     assert placement.size == bucket
     assert placement.resized[0] >= bucket[0]
@@ -66,7 +69,7 @@ def save_turned(path: Path, orientation: int) -> None:
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_exif_rotation_is_honoured_in_size_and_pixels(tmp_path, orientation):
+def test_exif_rotation_is_honoured_in_size_and_pixels(tmp_path: Path, orientation: int) -> None:
     path = tmp_path / "turned.png"
     save_turned(path, orientation)
     assert upright_size(path) == (40, 20)
@@ -76,7 +79,7 @@ def test_exif_rotation_is_honoured_in_size_and_pixels(tmp_path, orientation):
     assert picture.getpixel((37, 10)) == (0, 0, 255)
 
 
-def test_every_common_mode_becomes_rgb(tmp_path):
+def test_every_common_mode_becomes_rgb(tmp_path: Path) -> None:
     transparent = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
     deep = Image.fromarray(np.full((8, 8), 65535, dtype=np.uint16))
     cases = {
@@ -96,10 +99,10 @@ def test_every_common_mode_becomes_rgb(tmp_path):
     assert pixels.max() == pixels.min() == 1.0
 
 
-def test_caption_strategies(tmp_path):
+def test_caption_strategies(tmp_path: Path) -> None:
     path = tmp_path / "a_red__fox.png"
     path.with_suffix(".txt").write_text("first line\n\n second line \n", encoding="utf-8")
-    spec = {"id": "d", "instance_data_dir": str(tmp_path)}
+    spec: dict[str, Any] = {"id": "d", "instance_data_dir": str(tmp_path)}
     assert captions_of(path, DatasetSpec(**spec, caption_strategy="textfile")) == ["first line", "second line"]
     whole = DatasetSpec(**spec, caption_strategy="textfile", disable_multiline_split=True)
     assert captions_of(path, whole) == ["first line\n\n second line"]
@@ -111,23 +114,27 @@ def test_caption_strategies(tmp_path):
 
 
 @pytest.fixture
-def reporter(tmp_path):
+def reporter(tmp_path: Path) -> Iterator[Reporter]:
     spool = Spool(tmp_path / "spool", "job", "attempt")
     yield Reporter(spool, Redactor())
     spool.close()
 
 
-def test_broken_files_are_reported_once_and_left_out(tmp_path, reporter, digits):
+def test_broken_files_are_reported_once_and_left_out(
+    tmp_path: Path, reporter: Reporter, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for path in sorted(digits.iterdir())[:4]:
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "broken.png").write_bytes(b"not a picture")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
+    Image.new("RGB", (100, 100)).save(tmp_path / "far-too-large.png")
     dataset = DatasetSpec(id="d", instance_data_dir=str(tmp_path))
     found = discover(dataset, tmp_path, SMALL, reporter)
     assert len(found) == 2
-    assert reporter.spool.last_seq == 1
+    assert reporter.spool.last_seq == 2
 
 
-def test_a_replaced_picture_has_new_latents(tmp_path, reporter):
+def test_a_replaced_picture_has_new_latents(tmp_path: Path, reporter: Reporter) -> None:
     """Upstream keys latents by file name, so a replaced file trains on the old picture."""
     base = BaseModel(FIXTURE, torch.device("cpu"), torch.float32)
     vae = FAMILY.load_vae(base)
@@ -149,7 +156,9 @@ def test_a_replaced_picture_has_new_latents(tmp_path, reporter):
     assert torch.equal(red, latents_of((255, 0, 0)))
 
 
-def test_shuffled_epochs_keep_latents_and_captions_together(digits, reporter, shared_cache):
+def test_shuffled_epochs_keep_latents_and_captions_together(
+    digits: Path, reporter: Reporter, shared_cache: Path
+) -> None:
     base = BaseModel(FIXTURE, torch.device("cpu"), torch.float32)
     dataset = DatasetSpec(id="d", instance_data_dir=str(digits), caption_strategy="textfile")
     pictures = discover(dataset, digits, SMALL, reporter)
@@ -178,7 +187,7 @@ def pictures_of(sizes: list[tuple[int, int]], dataset: str = "d") -> list[Pictur
     ]
 
 
-def test_order_is_a_function_of_seed_and_epoch_only():
+def test_order_is_a_function_of_seed_and_epoch_only() -> None:
     pictures = pictures_of([(32, 32)] * 9 + [(48, 24)] * 5)
     one, other = (Sampler(pictures, {}, 2, seed=3, dropout=0.2) for _ in range(2))
     for _ in range(11):
@@ -188,7 +197,7 @@ def test_order_is_a_function_of_seed_and_epoch_only():
     assert one.batches_of(4) != Sampler(pictures, {}, 2, seed=4, dropout=0.2).batches_of(4)
 
 
-def test_a_batch_never_mixes_sizes_and_each_picture_comes_once_per_epoch():
+def test_a_batch_never_mixes_sizes_and_each_picture_comes_once_per_epoch() -> None:
     pictures = pictures_of([(32, 32)] * 8 + [(48, 24)] * 4)
     batches = Sampler(pictures, {}, 4, seed=3, dropout=0.0).batches_of(0)
     for batch in batches:
@@ -196,7 +205,7 @@ def test_a_batch_never_mixes_sizes_and_each_picture_comes_once_per_epoch():
     assert sorted(visit.picture for batch in batches for visit in batch) == list(range(12))
 
 
-def test_a_bucket_too_small_for_a_batch_says_how_many_repeats_would_do():
+def test_a_bucket_too_small_for_a_batch_says_how_many_repeats_would_do() -> None:
     pictures = pictures_of([(32, 32)] * 8 + [(48, 24)] * 3)
     sampler = Sampler(pictures, {}, 8, seed=3, dropout=0.0)
     assert sampler.pruned == ["d/48x24 has 3 pictures for batches of 8: set repeats >= 2"]
@@ -205,7 +214,7 @@ def test_a_bucket_too_small_for_a_batch_says_how_many_repeats_would_do():
         Sampler(pictures[8:], {}, 8, seed=3, dropout=0.0)
 
 
-def test_dropped_captions_are_about_as_many_as_asked_for():
+def test_dropped_captions_are_about_as_many_as_asked_for() -> None:
     sampler = Sampler(pictures_of([(32, 32)] * 400), {}, 4, seed=3, dropout=0.25)
     dropped = sum(visit.caption is None for batch in sampler.batches_of(0) for visit in batch)
     assert 60 < dropped < 140

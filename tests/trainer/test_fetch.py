@@ -1,8 +1,13 @@
+# pyright: basic
 import hashlib
 import io
 import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from receiver import TOKEN, Receiver
 
 from shared.contracts.run import DatasetRef
 from trainer.control import Control
@@ -44,7 +49,7 @@ def reference(content: bytes, url: str = "/files/set.tar") -> DatasetRef:
     ],
     ids=lambda bad: bad[0].name,
 )
-def test_an_archive_that_reaches_outside_writes_nothing(tmp_path, bad):
+def test_an_archive_that_reaches_outside_writes_nothing(tmp_path: Path, bad: tuple[tarfile.TarInfo, bytes]) -> None:
     archive = tmp_path / "set.tar"
     archive.write_bytes(packed(entry("good.txt"), bad))
     with pytest.raises(AttemptFailed) as failed:
@@ -53,7 +58,7 @@ def test_an_archive_that_reaches_outside_writes_nothing(tmp_path, bad):
     assert not (tmp_path / "in").exists()
 
 
-def test_an_archive_that_claims_more_than_it_holds_is_refused(tmp_path):
+def test_an_archive_that_claims_more_than_it_holds_is_refused(tmp_path: Path) -> None:
     huge = tarfile.TarInfo("huge.png")
     huge.size = 10**12
     archive = tmp_path / "set.tar"
@@ -64,13 +69,13 @@ def test_an_archive_that_claims_more_than_it_holds_is_refused(tmp_path):
 
 
 @pytest.fixture
-def fetcher(receiver):
+def fetcher(receiver: Receiver) -> Iterator[Fetcher]:
     gateway = Gateway(receiver.url, Token(None, receiver.token))
     yield Fetcher(gateway, Control(), patience_s=3)
     gateway.close()
 
 
-def test_a_dataset_is_fetched_checked_and_unpacked_once(receiver, fetcher, tmp_path):
+def test_a_dataset_is_fetched_checked_and_unpacked_once(receiver: Receiver, fetcher: Fetcher, tmp_path: Path) -> None:
     content = packed(entry("a/one.txt", b"1"), entry("two.txt", b"2"))
     receiver.files["/files/set.tar"] = content
     folder = fetcher.dataset(reference(content), tmp_path)
@@ -79,7 +84,9 @@ def test_a_dataset_is_fetched_checked_and_unpacked_once(receiver, fetcher, tmp_p
     assert fetcher.dataset(reference(content), tmp_path) == folder
 
 
-def test_bytes_that_differ_from_the_announced_hash_are_never_unpacked(receiver, fetcher, tmp_path):
+def test_bytes_that_differ_from_the_announced_hash_are_never_unpacked(
+    receiver: Receiver, fetcher: Fetcher, tmp_path: Path
+) -> None:
     content = packed(entry("two.txt", b"2"))
     receiver.files["/files/set.tar"] = content.replace(b"two.txt", b"tw0.txt")
     with pytest.raises(AttemptFailed) as failed:
@@ -88,19 +95,17 @@ def test_bytes_that_differ_from_the_announced_hash_are_never_unpacked(receiver, 
     assert not list(tmp_path.rglob("*.txt"))
 
 
-def test_a_gateway_that_is_away_at_first_is_waited_for(receiver, fetcher, tmp_path):
+def test_a_gateway_that_is_away_at_first_is_waited_for(receiver: Receiver, fetcher: Fetcher, tmp_path: Path) -> None:
     content = packed(entry("two.txt", b"2"))
     receiver.files["/files/set.tar"] = content
     receiver.token = "not yet"
-    import threading
-
-    timer = threading.Timer(0.3, lambda: setattr(receiver, "token", fetcher._gateway.token.value))
+    timer = threading.Timer(0.3, lambda: setattr(receiver, "token", TOKEN))
     timer.start()
     assert fetcher.dataset(reference(content), tmp_path).is_dir()
     timer.join()
 
 
-def test_a_missing_file_ends_with_advice(receiver, fetcher, tmp_path):
+def test_a_missing_file_ends_with_advice(fetcher: Fetcher, tmp_path: Path) -> None:
     with pytest.raises(AttemptFailed, match="HTTP 404") as failed:
         fetcher.dataset(reference(b"x"), tmp_path)
     assert failed.value.advice

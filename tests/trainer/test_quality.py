@@ -1,18 +1,19 @@
+# pyright: basic
 import json
 from pathlib import Path
 
 import pytest
-from attempts import FIXTURE
+from attempts import FIXTURE, AttemptStarter
 
+from shared.contracts.run import ExitCode
 from trainer.demo_data import write_demo_data
 from trainer.quality import measure
-from shared.contracts.run import ExitCode
 
 TRAINER = Path(__file__).parents[2] / "trainer"
 
 
 @pytest.mark.slow
-def test_the_demo_job_learns_the_colours_of_its_pictures(start, tmp_path):
+def test_the_demo_job_learns_the_colours_of_its_pictures(start: AttemptStarter, tmp_path: Path) -> None:
     """The end-to-end fact: loss falls, and renders come much closer to the training pictures than without the LoRA."""
     data = tmp_path / "hundred"
     write_demo_data(data, 100)

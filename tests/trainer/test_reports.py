@@ -1,5 +1,8 @@
+# pyright: basic
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -17,7 +20,7 @@ from trainer.report.spool import Spool
 class Station:
     """A spool, a reporter and a sender on one folder, as the attempt has them."""
 
-    def __init__(self, folder, receiver: Receiver) -> None:
+    def __init__(self, folder: Path, receiver: Receiver) -> None:
         self.control = Control()
         self.token_file = folder / "token"
         self.token_file.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +41,7 @@ class Station:
 
 
 @pytest.fixture
-def station(tmp_path, receiver):
+def station(tmp_path: Path, receiver: Receiver) -> Iterator[Station]:
     opened = Station(tmp_path, receiver)
     yield opened
     opened.close()
@@ -49,7 +52,7 @@ def metrics(station: Station, count: int) -> None:
         station.reporter.emit("metrics", step=step)
 
 
-def test_every_line_arrives_once_and_in_order(station, receiver):
+def test_every_line_arrives_once_and_in_order(station: Station, receiver: Receiver) -> None:
     metrics(station, 600)
     assert station.drain()
     assert [line.data["step"] for _, line in sorted(receiver.received.lines.items())] == list(range(600))
@@ -57,7 +60,7 @@ def test_every_line_arrives_once_and_in_order(station, receiver):
     assert max(receiver.received.batch_sizes) <= 256
 
 
-def test_server_down_at_start_in_the_middle_and_at_the_end(tmp_path, receiver):
+def test_server_down_at_start_in_the_middle_and_at_the_end(tmp_path: Path, receiver: Receiver) -> None:
     receiver.stop()
     station = Station(tmp_path, receiver)
     metrics(station, 10)
@@ -82,7 +85,7 @@ def test_server_down_at_start_in_the_middle_and_at_the_end(tmp_path, receiver):
     assert receiver.received.types.count("metrics") == 20
 
 
-def test_an_answer_that_was_lost_leads_to_a_resend_without_a_double_line(station, receiver):
+def test_an_answer_that_was_lost_leads_to_a_resend_without_a_double_line(station: Station, receiver: Receiver) -> None:
     """The server stores the batch and fails afterwards; the same lines come again and are the same lines."""
     failed = threading.Event()
 
@@ -101,7 +104,7 @@ def test_an_answer_that_was_lost_leads_to_a_resend_without_a_double_line(station
     assert receiver.received.repeats >= 1
 
 
-def test_the_spool_repairs_a_torn_line_and_goes_on_counting(tmp_path):
+def test_the_spool_repairs_a_torn_line_and_goes_on_counting(tmp_path: Path) -> None:
     spool = Spool(tmp_path, "job", "attempt")
     for _ in range(3):
         spool.append("log", {"message": "hello"})
@@ -115,7 +118,7 @@ def test_the_spool_repairs_a_torn_line_and_goes_on_counting(tmp_path):
     assert [line.seq for line in lines] == [1, 2, 3, 4]
 
 
-def test_409_marks_the_attempt_superseded_and_sends_nothing_more(station, receiver):
+def test_409_marks_the_attempt_superseded_and_sends_nothing_more(station: Station, receiver: Receiver) -> None:
     receiver.answer_reports = lambda _lines: 409
     metrics(station, 3)
     assert station.control.superseded.wait(20)
@@ -125,7 +128,7 @@ def test_409_marks_the_attempt_superseded_and_sends_nothing_more(station, receiv
     assert len(receiver.received.batch_sizes) == batches
 
 
-def test_413_halves_the_batch_until_it_fits(station, receiver):
+def test_413_halves_the_batch_until_it_fits(station: Station, receiver: Receiver) -> None:
     receiver.stop()
     metrics(station, 40)
     receiver.answer_reports = lambda lines: 413 if len(lines) > 6 else 200
@@ -135,7 +138,9 @@ def test_413_halves_the_batch_until_it_fits(station, receiver):
     assert receiver.received.repeats == 0
 
 
-def test_a_refused_line_is_set_aside_and_the_numbering_stays_whole(station, receiver, tmp_path):
+def test_a_refused_line_is_set_aside_and_the_numbering_stays_whole(
+    station: Station, receiver: Receiver, tmp_path: Path
+) -> None:
     receiver.answer_reports = lambda lines: 422 if any(line.data.get("step") == 7 for line in lines) else 200
     metrics(station, 20)
     assert station.drain()
@@ -144,7 +149,7 @@ def test_a_refused_line_is_set_aside_and_the_numbering_stays_whole(station, rece
     assert b'"step":7' in (tmp_path / "work" / "quarantine.jsonl").read_bytes()
 
 
-def test_a_renewed_token_is_read_from_its_file(station, receiver):
+def test_a_renewed_token_is_read_from_its_file(station: Station, receiver: Receiver) -> None:
     receiver.token = "renewed-token-77aa55"
     metrics(station, 2)
     receiver.wait_until(lambda received: bool(received.batch_sizes))
@@ -152,7 +157,7 @@ def test_a_renewed_token_is_read_from_its_file(station, receiver):
     assert station.drain()
 
 
-def test_retry_later_statuses_are_tried_again(station, receiver):
+def test_retry_later_statuses_are_tried_again(station: Station, receiver: Receiver) -> None:
     answers = [408, 425, 429, 500, 503]
     receiver.answer_reports = lambda _lines: answers.pop(0) if answers else 200
     metrics(station, 2)
@@ -160,14 +165,14 @@ def test_retry_later_statuses_are_tried_again(station, receiver):
     assert not answers
 
 
-def test_commands_ride_on_acknowledgements(station, receiver):
+def test_commands_ride_on_acknowledgements(station: Station, receiver: Receiver) -> None:
     receiver.commands = [TrainerCommand(id="1", name="checkpoint_now"), TrainerCommand(id="2", name="stop")]
     metrics(station, 1)
     assert station.control.checkpoint_now.wait(20)
     assert station.control.stop.wait(20)
 
 
-def test_a_slow_server_does_not_hold_up_the_writer(station, receiver):
+def test_a_slow_server_does_not_hold_up_the_writer(station: Station, receiver: Receiver) -> None:
     receiver.delay_s = 1.0
     started = time.monotonic()
     metrics(station, 200)
@@ -176,7 +181,7 @@ def test_a_slow_server_does_not_hold_up_the_writer(station, receiver):
     assert station.drain()
 
 
-def test_secrets_are_taken_out_before_anything_is_written(station):
+def test_secrets_are_taken_out_before_anything_is_written(station: Station) -> None:
     station.reporter.emit(
         "hello", config={"--hub_token": "abc", "note": f"uses {TOKEN}", "--tokenizer_max_length": 16}, ignored_keys=[]
     )

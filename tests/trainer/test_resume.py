@@ -1,16 +1,18 @@
+# pyright: basic
 import os
 import signal
 from pathlib import Path
 
 import pytest
 import torch
-from attempts import Attempt, state_of
+from attempts import Attempt, AttemptStarter, state_of
+from receiver import Receiver
 from safetensors.torch import load_file
 
 from shared.contracts.run import ExitCode, FileRef, ResumePoint
 from trainer.files import sha256_of
 from trainer.train import checkpoint as checkpoint_module
-from trainer.train.trainee import Trainee
+from trainer.train.trainee import Trainee, Update
 
 TWELVE = {"max_train_steps": 12, "checkpointing_steps": 4, "use_ema": True, "gradient_accumulation_steps": 2}
 
@@ -31,7 +33,7 @@ def assert_same_training(one: Attempt, other: Attempt, step: int) -> None:
 
 
 @pytest.fixture
-def straight(start) -> Attempt:
+def straight(start: AttemptStarter) -> Attempt:
     attempt = start("straight", **TWELVE)
     assert attempt.run() == ExitCode.DONE
     return attempt
@@ -41,14 +43,14 @@ def slow_steps() -> None:
     """Give signals time to land between two steps, in the child only."""
     quick = Trainee.update
 
-    def slow(self):
+    def slow(self: Trainee) -> Update:
         signal.sigtimedwait([], 0.02)
         return quick(self)
 
     Trainee.update = slow
 
 
-def test_sigterm_finishes_the_step_saves_and_resumes_bit_for_bit(start, straight):
+def test_sigterm_finishes_the_step_saves_and_resumes_bit_for_bit(start: AttemptStarter, straight: Attempt) -> None:
     stopped = start("stopped", **TWELVE).fork(slow_steps)
     stopped.wait_for_step(6)
     stopped.signal(signal.SIGTERM)
@@ -62,7 +64,7 @@ def test_sigterm_finishes_the_step_saves_and_resumes_bit_for_bit(start, straight
     assert_same_training(straight, stopped, 12)
 
 
-def test_sigkill_in_the_middle_of_a_save_uses_no_partial_folder(start, straight):
+def test_sigkill_in_the_middle_of_a_save_uses_no_partial_folder(start: AttemptStarter, straight: Attempt) -> None:
     def die_while_saving() -> None:
         def kill_self(path: Path) -> None:
             if ".tmp-8-" in str(path):
@@ -83,7 +85,7 @@ def test_sigkill_in_the_middle_of_a_save_uses_no_partial_folder(start, straight)
     assert len(seqs) > len(before)
 
 
-def test_damaged_newest_checkpoint_falls_back_to_the_one_before(start, straight):
+def test_damaged_newest_checkpoint_falls_back_to_the_one_before(straight: Attempt) -> None:
     reference = {key: value.clone() for key, value in load_file(straight.lora).items()}
     damaged = straight.checkpoint(12) / "optimizer.pt"
     os.truncate(damaged, damaged.stat().st_size // 2)
@@ -95,7 +97,9 @@ def test_damaged_newest_checkpoint_falls_back_to_the_one_before(start, straight)
     assert all(torch.equal(again[key], reference[key]) for key in reference)
 
 
-def test_two_datasets_with_repeats_resume_at_the_same_picture(start, digits, tmp_path):
+def test_two_datasets_with_repeats_resume_at_the_same_picture(
+    start: AttemptStarter, digits: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "other"
     other.mkdir()
     for path in sorted(digits.iterdir())[:8]:
@@ -116,7 +120,9 @@ def test_two_datasets_with_repeats_resume_at_the_same_picture(start, digits, tmp
     assert whole.losses() == halves.losses()
 
 
-def test_resume_on_another_machine_downloads_the_checkpoint(start, straight, receiver):
+def test_resume_on_another_machine_downloads_the_checkpoint(
+    start: AttemptStarter, straight: Attempt, receiver: Receiver
+) -> None:
     folder = straight.checkpoint(8)
     files = []
     for path in sorted(folder.iterdir()):
@@ -130,7 +136,7 @@ def test_resume_on_another_machine_downloads_the_checkpoint(start, straight, rec
     assert all(torch.equal(mine[key], theirs[key]) for key in mine)
 
 
-def test_another_rank_is_refused(start):
+def test_another_rank_is_refused(start: AttemptStarter) -> None:
     attempt = start("first", max_train_steps=2)
     assert attempt.run() == ExitCode.DONE
     (attempt.work_dir / "events.jsonl").unlink()
@@ -139,7 +145,7 @@ def test_another_rank_is_refused(start):
     assert "rank" in changed.data("failed")[0]["message"]
 
 
-def test_checkpoints_beyond_the_limit_are_deleted(start):
+def test_checkpoints_beyond_the_limit_are_deleted(start: AttemptStarter) -> None:
     attempt = start("limited", max_train_steps=8, checkpoints_total_limit=2)
     assert attempt.run() == ExitCode.DONE
     assert sorted(path.name for path in (attempt.work_dir / "checkpoints").iterdir()) == [

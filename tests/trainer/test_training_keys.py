@@ -1,5 +1,7 @@
+# pyright: basic
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from attempts import CONFIG
@@ -17,7 +19,7 @@ def problems_of(config: dict) -> dict[str, tuple[str, str]]:
     return {problem.field: (problem.code, problem.advice) for problem in rejected.value.problems}
 
 
-def test_the_printed_submission_is_accepted():
+def test_the_printed_submission_is_accepted() -> None:
     spec = check_config(
         {
             "--model_family": "flux",
@@ -44,7 +46,7 @@ def test_the_printed_submission_is_accepted():
     assert [(each.id, each.resolution) for each in datasets] == [("training-images", 1024)]
 
 
-def test_an_upstream_style_file_parses():
+def test_an_upstream_style_file_parses() -> None:
     config = {
         **MINIMAL,
         "--resume_from_checkpoint": "latest",
@@ -74,21 +76,21 @@ def test_an_upstream_style_file_parses():
 
 
 @pytest.mark.parametrize("spelling", ["--lora_rank", "lora_rank", "--lora-rank", "lora-rank"])
-def test_dashes_do_not_matter(spelling):
+def test_dashes_do_not_matter(spelling: str) -> None:
     assert check_config({**MINIMAL, spelling: "32"}).lora_rank == 32
 
 
-def test_aliases_mean_the_same_key():
+def test_aliases_mean_the_same_key() -> None:
     assert check_config({**MINIMAL, "--checkpointing_steps": 7}).checkpoint_step_interval == 7
     both = {**MINIMAL, "--checkpointing_steps": 7, "--checkpoint_step_interval": 8}
     assert problems_of(both)["--checkpoint_step_interval"][0] == "duplicate"
 
 
-def test_an_unknown_key_names_the_nearest_known_one():
+def test_an_unknown_key_names_the_nearest_known_one() -> None:
     assert problems_of({**MINIMAL, "--lora_rnk": 4})["--lora_rnk"] == ("unknown_key", "Did you mean lora_rank?")
 
 
-def test_all_problems_come_at_once():
+def test_all_problems_come_at_once() -> None:
     found = problems_of(
         {
             "--model_family": "sdxl",
@@ -114,23 +116,23 @@ def test_all_problems_come_at_once():
     }
 
 
-def test_another_family_is_refused_by_name():
+def test_another_family_is_refused_by_name() -> None:
     with pytest.raises(ConfigRejected, match="sdxl is known; this build trains flux"):
         check_config({**MINIMAL, "--model_family": "sdxl"})
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
-def test_a_refused_key_is_accepted_when_switched_off(name):
+def test_a_refused_key_is_accepted_when_switched_off(name: str) -> None:
     assert check_config({**MINIMAL, name: REFUSED[name][0][0]})
     assert problems_of({**MINIMAL, name: "something"})[name][0] == "unsupported"
 
 
-def test_every_key_has_one_rule():
+def test_every_key_has_one_rule() -> None:
     assert not IGNORED & set(REFUSED)
     assert not (IGNORED | set(REFUSED)) & set(TrainingSpec.__struct_fields__)
 
 
-def test_steps_or_epochs_but_not_both():
+def test_steps_or_epochs_but_not_both() -> None:
     base = {"model_family": "flux", "model_type": "lora"}
     assert check_config(base).num_train_epochs == 1
     assert check_config({**base, "num_train_epochs": 3, "max_train_steps": 0}).num_train_epochs == 3
@@ -152,14 +154,14 @@ def test_steps_or_epochs_but_not_both():
         ({"instance_data_dir": None}, "instance_data_dir"),
     ],
 )
-def test_a_dataloader_entry_names_what_is_wrong(entry, field):
+def test_a_dataloader_entry_names_what_is_wrong(entry: dict[str, Any], field: str) -> None:
     good = {"id": "a", "type": "local", "dataset_type": "image", "instance_data_dir": "/data"}
     with pytest.raises(ConfigRejected) as rejected:
         check_dataloader([{**good, **entry}])
     assert [problem.field for problem in rejected.value.problems] == [f"dataloader[0].{field}"]
 
 
-def test_disabled_and_text_cache_entries_are_skipped_and_one_image_dataset_is_needed():
+def test_disabled_and_text_cache_entries_are_skipped_and_one_image_dataset_is_needed() -> None:
     good = {"id": "a", "instance_data_dir": "/data"}
     text = {"id": "t", "dataset_type": "text_embeds", "default": True}
     off = {"id": "b", "instance_data_dir": "/b", "disabled": "true"}
@@ -170,7 +172,7 @@ def test_disabled_and_text_cache_entries_are_skipped_and_one_image_dataset_is_ne
         check_dataloader([good, good])
 
 
-def test_demo_and_test_configs_are_valid():
+def test_demo_and_test_configs_are_valid() -> None:
     check_config(json.loads((TRAINER / "demo_config.json").read_text()))
     check_dataloader(json.loads((TRAINER / "demo_dataloader.json").read_text()))
     check_config(CONFIG)

@@ -7,7 +7,7 @@ from pathlib import Path
 from shared.contracts.dataloader import DatasetSpec
 from trainer.data.buckets import BucketRule, Placement, place
 from trainer.data.captions import captions_of
-from trainer.data.pictures import SUFFIXES, upright_size
+from trainer.data.pictures import SUFFIXES, UNREADABLE, upright_size
 from trainer.failures import AttemptFailed
 from trainer.files import sha256_of
 from trainer.report.events import Reporter
@@ -38,7 +38,7 @@ def discover(dataset: DatasetSpec, folder: Path, rule: BucketRule, reporter: Rep
                 continue
             captions = tuple(captions_of(path, dataset))
             digest = sha256_of(path)
-        except (OSError, ValueError) as error:
+        except UNREADABLE as error:
             reporter.warning("broken_file", f"{dataset.id}/{path.relative_to(folder)} is left out: {error}")
             continue
         found.append(Picture(dataset.id, path, digest, place(width, height, rule), captions))

@@ -1,6 +1,7 @@
 # pyright: basic
 """Open pictures of every common kind as upright RGB."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ from PIL import Image, ImageOps
 
 from trainer.data.buckets import Placement
 
+UNREADABLE = (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises for files that are damaged or far too large."""
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 _SIXTEEN_BIT_MODES = frozenset({"I;16", "I;16B", "I;16L", "I"})
 _SIXTEEN_TO_EIGHT_BIT = 257
@@ -16,7 +19,7 @@ _TURNED_SIDEWAYS = frozenset({5, 6, 7, 8})
 
 
 def upright_size(path: Path) -> tuple[int, int]:
-    """(width, height) in pixels after EXIF rotation, from the header only. Raises OSError for a broken file."""
+    """(width, height) in pixels after EXIF rotation, from the header only. Raises one of UNREADABLE."""
     with Image.open(path) as picture:
         width, height = picture.size
         sideways = picture.getexif().get(_ORIENTATION_TAG) in _TURNED_SIDEWAYS
@@ -24,7 +27,7 @@ def upright_size(path: Path) -> tuple[int, int]:
 
 
 def open_rgb(path: Path) -> Image.Image:
-    """The picture as 8-bit RGB: rotated as EXIF says, 16 bit scaled, transparency laid on white. Raises OSError."""
+    """The picture as 8-bit RGB: rotated as EXIF says, 16 bit scaled, transparency laid on white. Raises UNREADABLE."""
     with Image.open(path) as opened:
         picture = ImageOps.exif_transpose(opened)
         if picture.mode in _SIXTEEN_BIT_MODES:
@@ -38,7 +41,7 @@ def open_rgb(path: Path) -> Image.Image:
 
 
 def placed_pixels(path: Path, placement: Placement) -> np.ndarray:
-    """Float32 pixels [3, H, W] in -1..1, resized and cropped. Raises OSError for a broken file."""
+    """Float32 pixels [3, H, W] in -1..1, resized and cropped. Raises one of UNREADABLE."""
     picture = open_rgb(path)
     if picture.size != placement.resized:
         picture = picture.resize(placement.resized, Image.Resampling.LANCZOS)

@@ -15,7 +15,7 @@ from torch import Tensor
 from trainer.control import Control
 from trainer.data.cache import TensorCache, content_key
 from trainer.data.discover import Picture
-from trainer.data.pictures import placed_pixels
+from trainer.data.pictures import UNREADABLE, placed_pixels
 from trainer.data.sampler import Visit
 from trainer.failures import AttemptFailed
 from trainer.families.base import BaseModel, Conditioning, Family
@@ -120,7 +120,7 @@ def cache_latents(
         for picture in group:
             try:
                 decoded.append((picture, torch.from_numpy(placed_pixels(picture.path, picture.placement))))
-            except (OSError, ValueError, SyntaxError) as error:
+            except UNREADABLE as error:
                 broken.add(picture.sha256)
                 reporter.warning("broken_file", f"{picture.dataset_id}/{picture.path.name} is left out: {error}")
         if decoded:

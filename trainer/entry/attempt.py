@@ -71,6 +71,10 @@ def run_attempt(options: Options, control: Control) -> ExitCode:
     except AttemptFailed as failure:
         _log.error("%s", failure.message)
         return failure.exit_code
+    token = Token(options.token_file, options.token)
+    if run.gateway_url is not None and not options.offline and not token.value:
+        _log.error("there is no token: give --token-file or TRAINER_TOKEN, or run with --offline")
+        return ExitCode.BAD_CONFIG
     with _surroundings(options, run, control) as around:
         if around.reporter.spool.last_type == "done":
             # Killed after the end: training is over, only the delivery of reports is left.

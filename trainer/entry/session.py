@@ -89,7 +89,8 @@ def run(session: Session) -> Publishing:
     )
     _resume(session, trainee)
     reporter.phase("training")
-    if (trainee.step == 0 and not spec.disable_benchmark) or spec.validation_on_startup:
+    wanted = (trainee.step == 0 and not spec.disable_benchmark) or spec.validation_on_startup
+    if wanted and not session.control.stop.is_set():
         renderer.render()
     train(trainee, Hooks(save=publishing.save_checkpoint, render=renderer.render), reporter, session.control)
     reporter.phase("uploading")

@@ -62,8 +62,9 @@ class Renderer:
         """Draw, write PNGs and queue them; nothing of this touches a source of chance of the training."""
         if not self._samples:
             return
+        device = self._trainee.base.device
         self._reporter.phase("validating", f"step {self._trainee.step}")
-        with torch.random.fork_rng(devices=[self._trainee.base.device] if torch.cuda.is_available() else []):
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             self._trainee.denoiser.eval()
             for suffix, averaged in self._variants():
                 self._draw_all(suffix, averaged=averaged)
