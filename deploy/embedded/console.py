@@ -59,6 +59,6 @@ def _summary(started: Started) -> Table:
     if started.postgres_home is not None and not started.postgres_home.is_relative_to(started.data_dir):
         rows.add_row("Database", f"{started.postgres_home} (root's Postgres user cannot enter the data directory)")
     rows.add_row("Logs", str(started.data_dir / "logs"))
-    rows.add_row("Submit", "tunewright jobs submit <config.json>")
+    rows.add_row("Submit", "tunewright submit <config.json>")
     rows.add_row("Stop", "Ctrl-C; local training goes on and is found again at the next start")
     return rows

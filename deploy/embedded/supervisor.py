@@ -31,7 +31,7 @@ class Program:
     stop_signal: signal.Signals = signal.SIGTERM
     force_signal: signal.Signals = signal.SIGKILL
     stop_timeout_s: float = 30.0
-    ready_timeout_s: float = 90.0
+    ready_timeout_s: float = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
