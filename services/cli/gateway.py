@@ -70,7 +70,7 @@ class Gateway:
     @contextmanager
     def download(self, path: str, *, start: int = 0) -> Generator[httpx.Response]:
         """The answer of a GET whose bytes are not read yet, from byte `start` on (206) or from the beginning (200)."""
-        headers = {"Range": f"bytes={start}-"} if start else {}
+        headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
         with _readable(self.url), self._client.stream("GET", path, headers=headers) as response:
             _check(response)
             yield response

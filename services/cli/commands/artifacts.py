@@ -18,7 +18,6 @@ from services.cli.options import Session
 from services.cli.terminal import clean, size
 
 APP = App(name="artifacts", help="List and fetch the files a job made.")
-CHUNK_BYTES = 1024 * 1024
 TRIES = 4
 PARTIAL_CONTENT = 206
 
@@ -135,7 +134,7 @@ def _go_on(session: Session, file: Artifact, part: Path, bars: Progress, task: T
             resumes = response.status_code == PARTIAL_CONTENT
             bars.update(task, completed=have if resumes else 0)
             with part.open("ab" if resumes else "wb") as sink:
-                for chunk in response.iter_bytes(CHUNK_BYTES):
+                for chunk in response.iter_raw():
                     sink.write(chunk)
                     bars.advance(task, len(chunk))
                 sink.flush()

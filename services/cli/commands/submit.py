@@ -48,8 +48,9 @@ def submit(  # noqa: PLR0913 - the options of a command line
     if priority is not None:
         body["priority"] = priority
     answer = session.gateway.post(
-        f"/api/cloud/jobs/submit?provider={provider}",
+        "/api/cloud/jobs/submit",
         body,
+        query={"provider": provider},
         headers={"Idempotency-Key": idempotency_key or str(uuid4())},
     )
     if answer.get("success") is not True:
