@@ -3,10 +3,9 @@
 from collections.abc import Callable, Mapping
 from uuid import UUID
 
-from services.provider_bridge.domain.attempt import ATTEMPT
+from services.provider_bridge.attempt_stream import ATTEMPT, attempt_stream
 from services.provider_bridge.domain.attempt_commands import AttemptCommand, Cancel, Report, Request
 from services.provider_bridge.domain.attempt_states import AttemptState, Ended
-from services.provider_bridge.outbound.leases import attempt_stream
 from services.provider_bridge.outbound.ports import Provider
 from shared.clock import Clock
 from shared.contracts.attempt import CancelAttempt, ReportMilestone, RequestAttempt

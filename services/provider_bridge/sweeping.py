@@ -6,10 +6,10 @@ from datetime import timedelta
 import structlog
 
 from services.provider_bridge import metrics
-from services.provider_bridge.domain.attempt import ATTEMPT
+from services.provider_bridge.attempt_stream import ACTOR, ATTEMPT, attempt_stream
 from services.provider_bridge.domain.attempt_commands import Report
 from services.provider_bridge.domain.attempt_states import Absent, AttemptState, Ended
-from services.provider_bridge.outbound.leases import ACTOR, Leases, attempt_stream
+from services.provider_bridge.outbound.leases import Leases
 from services.provider_bridge.outbound.ports import OurRun, Provider, StaleEpoch
 from shared.clock import Clock
 from shared.contracts.attempt import ReportMilestone

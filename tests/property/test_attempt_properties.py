@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.provider_bridge.domain.attempt import ATTEMPT
+from services.provider_bridge.attempt_stream import ATTEMPT
 from services.provider_bridge.domain.attempt_commands import (
     AttemptCommand,
     Cancel,

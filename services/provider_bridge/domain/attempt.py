@@ -37,7 +37,6 @@ from services.provider_bridge.domain.attempt_states import (
     Run,
     Running,
     Starting,
-    evolve,
     run_of,
 )
 from services.provider_bridge.domain.exits import meaning_of
@@ -58,7 +57,6 @@ from shared.contracts.attempt import (
 )
 from shared.contracts.job import ArtifactRef, Checkpoint, Event
 from shared.contracts.run import ExitCode
-from shared.decider import Decider
 from shared.problems import Rejected
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -366,10 +364,3 @@ def _vanished(state: Run | Ending, message: str, at: datetime) -> Event:
     if isinstance(state, Ending):
         return AttemptCancelled(ended_at=at, billed_seconds=billed)
     return AttemptLost(message=message, ended_at=at, billed_seconds=billed)
-
-
-def _absent() -> AttemptState:
-    return Absent()
-
-
-ATTEMPT: Decider[AttemptState, AttemptCommand] = Decider(initial=_absent(), evolve=evolve, decide=decide)

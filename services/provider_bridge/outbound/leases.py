@@ -8,7 +8,7 @@ from uuid import UUID
 
 import asyncpg
 
-from services.provider_bridge.domain.attempt import ATTEMPT
+from services.provider_bridge.attempt_stream import ACTOR, ATTEMPT, attempt_stream
 from services.provider_bridge.domain.attempt_commands import FencedCommand, TakeLease
 from services.provider_bridge.domain.attempt_states import Absent, AttemptState, run_of
 from services.provider_bridge.queries import QUERIES
@@ -22,17 +22,11 @@ from shared.eventstore.outages import unavailable_on_outage
 from shared.eventstore.postgres import PostgresEventStore
 from shared.problems import Unavailable
 
-ACTOR = "system:provider_bridge"
 _ACQUIRE_TIMEOUT_S = 10.0
 
 
 class LeaseLost(Exception):  # noqa: N818 - an outcome of a race, not an error
     """The attempt is not ours any more: nothing was written, and nothing may be done to its run."""
-
-
-def attempt_stream(attempt_id: UUID) -> str:
-    """The stream that an attempt's events stand on."""
-    return f"attempt-{attempt_id}"
 
 
 class Leases:

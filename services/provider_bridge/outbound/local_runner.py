@@ -1,6 +1,6 @@
 """The runner: starts the one trainer process of one attempt, watches it, ends it when asked, notes how it ended.
 
-`python -m services.provider_bridge.outbound.local_runner FOLDER EPOCH` lives in its own session, so it outlives the
+`python -m services.provider_bridge.outbound.local_runner FOLDER EPOCH`, started in a new session, so it outlives the
 bridge; its trainer dies with it. Standard library only. It is the trainer's parent, so it alone signals it: a pid
 cannot be reused before its parent has reaped it. The environment it gets is the trainer's.
 """
@@ -44,7 +44,7 @@ _CANNOT_EXECUTE = 127
 
 
 def main(arguments: list[str]) -> int:
-    """Starts the runner proper in a session of its own and passes on its answer."""
+    """Starts the runner proper, which nobody waits for, and passes on its answer."""
     folder, epoch = AttemptFolder(Path(arguments[0])), int(arguments[1])
     answer, tell = os.pipe()
     if os.fork():
@@ -52,7 +52,6 @@ def main(arguments: list[str]) -> int:
         told = os.read(answer, 1)  # empty when the runner died before it could answer
         return told[0] if told else BROKEN
     os.close(answer)
-    os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     _run(folder, epoch, lambda code: _tell(tell, code))

@@ -10,11 +10,12 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
+from services.provider_bridge.attempt_stream import attempt_stream
 from services.provider_bridge.domain.attempt_commands import IntendStart
 from services.provider_bridge.driving import Driver, DrivingOptions
 from services.provider_bridge.handlers import AttemptHandlers
 from services.provider_bridge.inbound.reconciler import Pace, Reconciler
-from services.provider_bridge.outbound.leases import Leases, attempt_stream
+from services.provider_bridge.outbound.leases import Leases
 from services.provider_bridge.outbound.local import LocalOptions, LocalProvider
 from services.provider_bridge.outbound.ports import Provider, Tag
 from services.provider_bridge.sweeping import Sweeper

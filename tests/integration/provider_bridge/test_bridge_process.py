@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import pytest
 
 from deploy.embedded.nats import EmbeddedNats
-from services.provider_bridge.outbound.leases import attempt_stream
+from services.provider_bridge.attempt_stream import attempt_stream
 from shared.contracts import catalogue
 from shared.contracts.admin import Ping, RebuildProjections
 from shared.contracts.attempt import (
@@ -68,7 +69,7 @@ class Bridges:
         """A bridge, perhaps not ready."""
         environment = {"PATH": os.environ["PATH"], **self._environment}
         command = [sys.executable, "-m", "services.provider_bridge"]
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=sys.stderr)
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=sys.stderr, process_group=0)
         self.processes.append(process)
         return process
 
@@ -98,6 +99,19 @@ class Bridges:
         """The attempt's events."""
         recorded = await self._store.read_stream(attempt_stream(attempt_id))
         return [event for row in recorded if (event := catalogue.decode(row)) is not None]
+
+    async def row(self, attempt_id: UUID, phase: str) -> asyncpg.Record:
+        """The attempt in the read model, once it shows that phase."""
+        connection = await asyncpg.connect(self._environment["DATABASE_URL"])
+
+        async def reached() -> asyncpg.Record | None:
+            found = await connection.fetchrow("SELECT * FROM attempts WHERE attempt_id = $1", attempt_id)
+            return found if found and found["phase"] == phase else None
+
+        try:
+            return await stand_in.eventually(f"the read model shows {phase}", reached)
+        finally:
+            await connection.close()
 
     async def until(self, attempt_id: UUID, kind: type[Event], count: int = 1) -> Any:
         """The `count`-th event of that kind, once it is in the log."""
@@ -175,6 +189,18 @@ async def test_killed_while_the_trainer_runs_a_restarted_bridge_takes_the_run_ov
     await bridges.the_one_start(attempt)
 
 
+async def test_killing_the_bridges_whole_process_group_leaves_its_runs_alive(bridges: Bridges) -> None:
+    first = await bridges.start()
+    attempt = await bridges.request()
+    await bridges.until(attempt, AttemptAccepted)
+    start = await bridges.the_one_start(attempt)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait(10)
+    await bridges.start()
+    await bridges.until(attempt, AttemptLeased, count=2)
+    assert stand_in.is_running(start["pid"])
+
+
 async def test_killed_between_intent_and_submit_starts_one_trainer(bridges: Bridges) -> None:
     first = await bridges.start()
     attempt = await bridges.request()
@@ -225,11 +251,14 @@ async def test_asked_to_stop_it_drains_and_leaves_its_runs_alive(bridges: Bridge
     assert stand_in.is_running(start["pid"])
 
 
-async def test_the_read_model_refolds_to_the_same_rows(bridges: Bridges) -> None:
+async def test_the_read_model_shows_each_phase_and_refolds_to_the_same_rows(bridges: Bridges) -> None:
     await bridges.start()
     running, ended = await bridges.request(), await bridges.request(code=64)
     await bridges.until(running, AttemptAccepted)
     await bridges.until(ended, AttemptFailed)
+    row = await bridges.row(running, "accepted")
+    assert (row["outcome"], row["epoch"], row["provider_ref"]) == (None, 1, str(running))
+    assert (await bridges.row(ended, "ended"))["outcome"] == "failed"
     answer = await bridges.send(RebuildProjections(), new_id())
     [attempts] = answer["projections"]
     assert attempts["name"] == "attempts"

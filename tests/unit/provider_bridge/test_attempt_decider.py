@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from services.provider_bridge.domain.attempt import ATTEMPT
+from services.provider_bridge.attempt_stream import ATTEMPT
 from services.provider_bridge.domain.attempt_commands import (
     AttemptCommand,
     Cancel,
