@@ -169,14 +169,16 @@ def test_shuffled_epochs_keep_latents_and_captions_together(
     cache_latents(FAMILY, FAMILY.load_vae(base), encoding, pictures, 4, cache, reporter, Control())
     cached = CachedTensors(cache, encoding)
     truth = {
-        cached.latents([picture]).numpy().tobytes(): cached.conditioning([picture.captions[0]])["prompt_embeds"][0]
+        cached.latents([picture]).numpy().tobytes(): cached.conditioning([picture.captions[0]])["pooled_prompt_embeds"][
+            0
+        ]
         for picture in pictures
     }
     sampler = Sampler(pictures, {}, 4, seed=5, dropout=0.0)
     for _ in range(3 * sampler.batches_per_epoch):
         latents, conditioning = cached.of_visits(pictures, sampler.next_batch())
-        for latent, states in zip(latents, conditioning["prompt_embeds"], strict=True):
-            assert torch.equal(truth[latent[None].numpy().tobytes()], states)
+        for latent, pooled in zip(latents, conditioning["pooled_prompt_embeds"], strict=True):
+            assert torch.equal(truth[latent[None].numpy().tobytes()], pooled)
     assert sampler.state.epoch == 2
 
 

@@ -100,8 +100,8 @@ def run(session: Session) -> Publishing:
 
 def _say_hello(session: Session, precision: Precision) -> None:
     job, reporter = session.job, session.reporter
-    if reporter.spool.last_seq:
-        return  # a restart in the same folder: the spool goes on, and hello stands at its start
+    if "hello" in reporter.spool.types:
+        return  # a restart in the same folder: the spool goes on, and hello was said
     ignored = [*job.training.ignored_keys, *(f"{each.id}.{key}" for each in job.datasets for key in each.ignored_keys)]
     reporter.emit(
         "hello",

@@ -18,6 +18,10 @@ _DURABLE_TYPES = frozenset({"phase", "checkpoint", "artifact", "done", "failed"}
 THIN_ABOVE_BYTES = 64 * 1024 * 1024
 
 
+class _LineType(msgspec.Struct):
+    type: str
+
+
 class Spool:
     """One writer process, any number of threads. Opening it repairs a torn tail."""
 
@@ -31,6 +35,8 @@ class Spool:
         self._ends: list[int] = []
         """Byte offset behind line i+1."""
         self.last_type: str | None = None
+        self.types: set[str] = set()
+        """Every type of line it holds."""
         self._repair()
         self._file = self.path.open("ab")
         self.acked = self._read_cursor()
@@ -64,6 +70,7 @@ class Spool:
                 os.fsync(self._file.fileno())
             self._ends.append((self._ends[-1] if self._ends else 0) + len(encoded))
             self.last_type = report_type
+            self.types.add(report_type)
             self.appended.notify_all()
             return line.seq
 
@@ -104,8 +111,8 @@ class Spool:
         for line in whole.splitlines(keepends=True):
             position += len(line)
             self._ends.append(position)
-        if whole:
-            self.last_type = msgspec.json.decode(whole.splitlines()[-1], type=ReportLine).type
+            self.last_type = msgspec.json.decode(line, type=_LineType).type
+            self.types.add(self.last_type)
 
     def _read_cursor(self) -> int:
         if not self._cursor_path.exists():
