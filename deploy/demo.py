@@ -67,7 +67,7 @@ def await_ready(url: str, child: subprocess.Popen[bytes], log_path: Path) -> Non
     deadline = time.monotonic() + _READY_S
     while time.monotonic() < deadline and child.poll() is None:
         try:
-            if httpx.get(f"{url}/api/cloud/health/ready", timeout=2).status_code == httpx.codes.OK:
+            if httpx.get(f"{url}/api/cloud/health/ready", timeout=2).is_success:
                 return
         except httpx.TransportError:
             pass  # not listening yet: that is what we wait for
@@ -120,9 +120,8 @@ def follow(url: str, job_id: str) -> dict[str, Any]:
         while time.monotonic() < deadline:
             job = http.get(f"/api/cloud/jobs/{job_id}").raise_for_status().json()["job"]
             live = http.get(f"/api/cloud/jobs/{job_id}/inline-progress").raise_for_status().json()
-            progress: dict[str, Any] = live.get("progress") or {}
-            percent = 100.0 if job["is_terminal"] else float(progress.get("percent") or 0)
-            note = f"loss {progress['loss']:.3f}" if isinstance(progress.get("loss"), float) else ""
+            percent = 100.0 if job["is_terminal"] else float(live["progress"] or 0)
+            note = f"loss {live['loss']:.3f}" if isinstance(live.get("loss"), float) else ""
             bar.update(task, completed=percent, description=f"{job['status']} · {live.get('stage') or '…'}", note=note)
             if job["is_terminal"]:
                 return job

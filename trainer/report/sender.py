@@ -90,7 +90,8 @@ class Sender:
             fresh = self._spool.appended.wait_for(
                 lambda: self._closing.is_set() or not self._delivered(), timeout=POLL_INTERVAL_S
             )
-        if not fresh and not self._finishing.is_set():
+        greeted = "hello" in self._spool.types
+        if greeted and not fresh and not self._finishing.is_set():
             # The reply to a heartbeat also carries commands, so silence never outlasts the poll interval.
             self._reporter.emit("heartbeat", step=self._reporter.step)
 
