@@ -16,13 +16,11 @@ from services.billing.domain.account import (
     Reserve,
     Settle,
     Settled,
-    Unopened,
-    decide,
-    evolve,
     job_money,
 )
 from services.billing.domain.metering_process import AttemptEvents
 from services.billing.domain.pricing import Catalogue, estimate
+from services.billing.known_accounts import KnownAccounts
 from services.billing.projections import ledger
 from services.billing.projections.ledger import QUERIES, QUERY_TIMEOUT_S
 from shared.clock import Clock
@@ -30,13 +28,12 @@ from shared.contracts import catalogue
 from shared.contracts.account import MeterUsage, ReadJobCost, ReserveFunds, SettleJob
 from shared.contracts.envelope import CommandEnvelope, CommandReply, EventMetadata, RecordedEvent
 from shared.contracts.job import Event
-from shared.decider import Decider, Decision, execute, metadata
+from shared.decider import Decision, metadata
 from shared.eventstore.api import EventStore
 from shared.eventstore.outages import unavailable_on_outage
 from shared.ids import derived_id
 from shared.problems import Rejected
 
-ACCOUNT: Decider[Account, AccountCommand] = Decider(initial=Unopened(), evolve=evolve, decide=decide)
 ACTOR = "system:billing"
 
 
@@ -63,6 +60,7 @@ class Accounts:
     ) -> None:
         self._pool = pool
         self._store = store
+        self._accounts = KnownAccounts(store)
         self._clock = clock
         self._prices = prices
         self._floor_micro_usd = floor_micro_usd
@@ -157,7 +155,7 @@ class Accounts:
     async def _execute(
         self, stream: str, job_id: UUID, command: AccountCommand, meta: EventMetadata
     ) -> Decision[Account]:
-        return await execute(self._store, ACCOUNT, stream, command, meta=meta, correlation_id=job_id)
+        return await self._accounts.execute(stream, command, meta=meta, correlation_id=job_id)
 
 
 def _bound(usage: MeterUsage, at: datetime) -> Meter:

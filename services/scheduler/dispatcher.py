@@ -99,8 +99,7 @@ class Dispatcher:
         """Locks the queue and folds what was committed since; whether there was anything."""
         before = position = await queue.lock(connection)
         while page := await self._store.read(after=position, categories=SCHEDULER_QUEUE.categories, limit=PAGE):
-            for recorded in page:
-                await queue.project(connection, recorded)
+            await queue.fold(connection, page)
             position = page[-1].global_position
             await queue.raise_checkpoint(connection, position)
         return position > before

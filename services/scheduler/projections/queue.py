@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 from uuid import UUID
 
+import asyncpg
 import msgspec
 
 from services.scheduler.domain.queue_policy import RunningJob, WaitingJob
@@ -132,24 +133,38 @@ async def raise_checkpoint(connection: Connection, position: int) -> None:
 
 
 async def project(connection: Connection, recorded: RecordedEvent) -> None:
-    """Folds one event into the job's row; an event that changes nothing writes nothing."""
-    event = catalogue.decode(recorded)
-    if event is None or recorded.category != "job":
-        return
-    job_id = UUID(recorded.stream.partition("-")[2])
-    stored = await connection.fetchrow(QUERIES.read_job, job_id, timeout=QUERY_TIMEOUT_S)
-    before = None if stored is None else msgspec.convert(dict(stored), QueueRow)
-    after = evolve_row(before, event, job_id, recorded.global_position)
-    if after == before:
-        return
-    if after is None:
-        await connection.execute(QUERIES.drop_job, job_id, timeout=QUERY_TIMEOUT_S)
-    else:
-        await connection.execute(QUERIES.save_job, *msgspec.structs.astuple(after), timeout=QUERY_TIMEOUT_S)
+    """Folds one event into its job's row."""
+    await fold(connection, [recorded])
+
+
+async def fold(connection: Connection, page: Sequence[RecordedEvent]) -> None:
+    """Folds events, in log order, into their jobs' rows; each row is read once and, if it changed, written once."""
+    ids = list({_job_id(recorded) for recorded in page if recorded.category == "job"})
+    stored = await connection.fetch(QUERIES.read_jobs, ids, timeout=QUERY_TIMEOUT_S)
+    before = {record["job_id"]: _row(record) for record in stored}
+    rows: dict[UUID, QueueRow | None] = {job_id: before.get(job_id) for job_id in ids}
+    for recorded in page:
+        event = catalogue.decode(recorded) if recorded.category == "job" else None
+        if event is not None:
+            job_id = _job_id(recorded)
+            rows[job_id] = evolve_row(rows[job_id], event, job_id, recorded.global_position)
+    changed = [row for job_id, row in rows.items() if row is not None and row != before.get(job_id)]
+    gone = [job_id for job_id, row in rows.items() if row is None and job_id in before]
+    values = [msgspec.structs.astuple(row) for row in changed]
+    await connection.executemany(QUERIES.save_job, values, timeout=QUERY_TIMEOUT_S)
+    await connection.execute(QUERIES.drop_jobs, gone, timeout=QUERY_TIMEOUT_S)
+
+
+def _job_id(recorded: RecordedEvent) -> UUID:
+    return UUID(recorded.stream.partition("-")[2])
+
+
+def _row(record: asyncpg.Record) -> QueueRow:
+    return msgspec.convert(dict(record), QueueRow)
 
 
 async def load(connection: Connection) -> Queue:
     """Every job that waits or holds a slot."""
     stored = await connection.fetch(QUERIES.read_queue, timeout=QUERY_TIMEOUT_S)
-    rows = [msgspec.convert(dict(record), QueueRow) for record in stored]
+    rows = [_row(record) for record in stored]
     return Queue(rows={row.job_id: row for row in rows})

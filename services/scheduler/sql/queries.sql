@@ -10,10 +10,10 @@ SELECT position FROM checkpoint WHERE durable = $1 FOR UPDATE
 -- Up to here the queue's rows are folded.
 UPDATE checkpoint SET position = $2, updated_at = clock_timestamp() WHERE durable = $1
 
--- name: read_job
--- One live job.
+-- name: read_jobs
+-- Those of these jobs that live.
 SELECT job_id, user_id, provider, priority, phase, position, queued_at, not_before, attempt_number, wait_reason
-FROM jobs WHERE job_id = $1
+FROM jobs WHERE job_id = ANY($1::uuid[])
 
 -- name: read_queue
 -- Every job that waits or holds a slot.
@@ -33,6 +33,6 @@ ON CONFLICT (job_id) DO UPDATE SET
     attempt_number = excluded.attempt_number,
     wait_reason = excluded.wait_reason
 
--- name: drop_job
--- The job has ended: the queue forgets it, the log does not.
-DELETE FROM jobs WHERE job_id = $1
+-- name: drop_jobs
+-- These jobs have ended: the queue forgets them, the log does not.
+DELETE FROM jobs WHERE job_id = ANY($1::uuid[])
