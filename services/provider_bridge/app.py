@@ -1,6 +1,5 @@
 """The provider-bridge put together: the only file that names concrete parts."""
 
-import os
 from pathlib import Path
 
 from services.provider_bridge.driving import Driver, DrivingOptions
@@ -12,7 +11,7 @@ from services.provider_bridge.outbound.local import LocalOptions, LocalProvider
 from services.provider_bridge.outbound.owner import OwnerName
 from services.provider_bridge.outbound.ports import Provider
 from services.provider_bridge.projections.attempts import ATTEMPTS
-from services.provider_bridge.settings import Settings
+from services.provider_bridge.settings import Settings, inherited_environment
 from services.provider_bridge.sweeping import Sweeper
 from shared.service import Runtime, ServiceParts
 
@@ -45,7 +44,7 @@ def _local_options(settings: Settings) -> LocalOptions:
         state_dir=state_dir,
         trainer_python=trainer_dir / settings.bridge_trainer_python,  # an absolute path stays what it is
         trainer_dir=trainer_dir,
-        environ=dict(os.environ),
+        environ=inherited_environment(),
         log_limit_bytes=settings.bridge_log_limit_bytes,
     )
 

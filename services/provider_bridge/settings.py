@@ -1,5 +1,7 @@
 """What the bridge reads from its environment."""
 
+import os
+
 from services.provider_bridge.domain.attempt_commands import REPORT_GRACE_S
 from shared.service import CoreSettings
 
@@ -21,3 +23,8 @@ class Settings(CoreSettings, frozen=True, kw_only=True):
     bridge_cancel_grace_s: float = 30.0
     bridge_report_grace_s: float = REPORT_GRACE_S
     bridge_log_limit_bytes: int = 16 * 1024 * 1024
+
+
+def inherited_environment() -> dict[str, str]:
+    """What this process was started with; the local provider passes a chosen part of it on to trainers."""
+    return dict(os.environ)
