@@ -13,9 +13,16 @@ def parse_at(text: str) -> int | datetime:
     given = text.strip()
     if given.isascii() and given.isdigit() and len(given) < 19:  # noqa: PLR2004 -- more digits than a position has
         return int(given)
+    is_dated = given[4:5] == "-"  # fromisoformat takes more for a time than a person would
     try:
-        moment = datetime.fromisoformat(given.replace(" ", "+") if given.count(" ") == 1 and "T" in given else given)
-    except ValueError as error:
+        moment = datetime.fromisoformat(_with_plus(given)) if is_dated else None
+    except ValueError:
+        moment = None
+    if moment is None:
         advice = "Use a log position such as 1234, or a time such as 2026-11-22T10:00:00Z."
-        raise invalid("at", f"{text!r} is neither a position nor a time", advice) from error
+        raise invalid("at", f"{text!r} is neither a position nor a time", advice)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _with_plus(text: str) -> str:
+    return text.replace(" ", "+") if "T" in text else text

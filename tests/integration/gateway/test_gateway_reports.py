@@ -94,7 +94,7 @@ async def test_resent_last_word_is_acknowledged_after_the_end(site: Site) -> Non
     batch = trainer.lines([("failed", {"kind": "bad_data", "message": "no picture", "advice": "add one"})])
     assert (await trainer.send(batch)).status_code == 200
     job = await site.until_status(trainer.job_id, "failed")
-    assert job["error_message"] == "no picture"
+    assert job["error_message"].startswith("no picture")
     assert job["metadata"]["failure"]["advice"] == "add one"
     again = await trainer.send(batch)
     assert (again.status_code, again.json()["ack"]) == (200, 2)
