@@ -1,6 +1,7 @@
 """Deciders: pure rules over a stream, and the one way a command becomes events.
 
-Read by every service's handlers. Nothing here does I/O except through the `EventStore` that is passed in.
+Read by every service's handlers. Nothing here does I/O except through the `EventStore` that is passed in; spans and
+counters are the process's own and go nowhere unless an exporter is set up.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -13,6 +14,7 @@ from shared.contracts import catalogue
 from shared.contracts.envelope import CommandEnvelope, EventMetadata, RecordedEvent
 from shared.contracts.job import Event
 from shared.eventstore.api import Append, EventStore, VersionConflict
+from shared.observability import metrics, names, tracing
 from shared.problems import Rejected
 
 S = TypeVar("S")
@@ -75,7 +77,8 @@ async def execute(
     for _ in range(MAX_DECISIONS):
         history = await store.read_stream(stream)
         state = fold(decider, history)
-        events = decider.decide(state, command)
+        with tracing.span(names.decide(type(command))):
+            events = decider.decide(state, command)
         if not events:
             return Decision(state=state, events=(), position=0)
         version = history[-1].stream_version if history else 0
@@ -83,8 +86,10 @@ async def execute(
             stream=stream, expected_version=version, events=events, meta=meta, correlation_id=correlation_id
         )
         try:
-            done = await store.append(request)
+            with tracing.span(names.append(stream.partition("-")[0])):
+                done = await store.append(request)
         except VersionConflict:
+            metrics.append_conflicts.add(1)
             continue
         for event in events:
             state = decider.evolve(state, event)
