@@ -12,6 +12,7 @@ from shared.contracts import catalogue
 from shared.contracts.envelope import EventMetadata
 from shared.decider import MAX_DECISIONS, Decision
 from shared.eventstore.api import Append, EventStore, VersionConflict
+from shared.observability import metrics, names, tracing
 from shared.problems import Rejected
 
 KEPT_ACCOUNTS = 512
@@ -35,15 +36,18 @@ class KnownAccounts:
         """
         for _ in range(MAX_DECISIONS):
             version, state = await self._current(stream)
-            events = decide(state, command)
+            with tracing.span(names.decide(type(command))):
+                events = decide(state, command)
             if not events:
                 return Decision(state=state, events=(), position=0)
             request = Append(
                 stream=stream, expected_version=version, events=events, meta=meta, correlation_id=correlation_id
             )
             try:
-                done = await self._store.append(request)
+                with tracing.span(names.append("account")):
+                    done = await self._store.append(request)
             except VersionConflict:
+                metrics.append_conflicts.add(1)
                 continue
             for event in events:
                 state = evolve(state, event)
