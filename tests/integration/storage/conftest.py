@@ -1,7 +1,7 @@
 """Storage as it runs: its own role in a migrated Postgres, a real NATS, its HTTP interface, a directory of objects."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,6 @@ import asyncpg
 import httpx
 import pytest
 
-from deploy.embedded.nats import EmbeddedNats
 from deploy.embedded.process import free_port
 from services.storage.app import build
 from services.storage.settings import Settings
@@ -22,11 +21,10 @@ from shared.messaging.commands import CommandSender
 from shared.messaging.connection import Bus, BusSettings
 from shared.service import Runtime, running_service
 from shared.settings import Secret, load
-from tests.support.bus import bus_password
+from tests.support.bus import ServiceSettings
 from tests.support.log import LogDatabase
 
 TOKEN = "storage-token-of-a-test"
-ServiceSettings = Callable[..., Mapping[str, str]]
 
 
 @pytest.fixture
@@ -57,22 +55,6 @@ class StorageServer:
         """Uploads an object as the gateway does for a trainer."""
         names = {name.replace("_", "-"): value for name, value in headers.items()}
         return await self.http.put(f"/outputs/{key}", content=body, headers={"X-Job-Id": str(job_id), **names})
-
-
-@pytest.fixture
-def service_settings(log_database: LogDatabase, bus_server: EmbeddedNats) -> ServiceSettings:
-    """The environment of a service between this test's database and NATS."""
-
-    def make(service: str, **extra: str) -> Mapping[str, str]:
-        return {
-            "DATABASE_URL": log_database.dsn(service),
-            "NATS_URL": bus_server.url,
-            "NATS_USER": service,
-            "NATS_PASSWORD": bus_password(service),
-            **extra,
-        }
-
-    return make
 
 
 @pytest.fixture

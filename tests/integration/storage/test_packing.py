@@ -21,12 +21,14 @@ from services.storage.domain.dataset import stream_of
 from services.storage.packing import MAX_TRIES
 from services.storage.settings import Settings
 from shared.contracts import catalogue
+from shared.contracts.admin import RebuildProjections
 from shared.contracts.artifact import DatasetsPacked, DatasetsRefused, PackDatasets
 from shared.contracts.envelope import CommandEnvelope
 from shared.contracts.job import DatasetRequest, Event
 from shared.eventstore.api import EventStore
 from shared.service import running_service
-from tests.integration.storage.conftest import TOKEN, ServiceSettings, StartStorage, StorageServer, until
+from tests.integration.storage.conftest import TOKEN, StartStorage, StorageServer, until
+from tests.support.bus import ServiceSettings
 
 MIB = 1024**2
 ROOT = Path(__file__).parents[3]
@@ -228,3 +230,19 @@ async def test_a_killed_storage_is_followed_by_one_that_goes_on(
 
 async def has_partial(root: Path) -> bool:
     return any((root / "incoming").glob("*"))
+
+
+async def test_read_models_of_objects_come_out_equal_when_refolded(storage: StorageServer, pictures: Path) -> None:
+    command = a_pack(pictures)
+    await storage.send(command)
+    await result_of(storage, command)
+    for body in (b"one", b"two"):
+        await storage.put(f"{command.job_id}/k", body, command.job_id)
+    head = await storage.runtime.store.head()
+    assert await storage.runtime.consumers["storage__objects"].wait_for(head, 20)
+    (rebuilt,) = (await storage.send(RebuildProjections())).data["projections"]
+    assert (rebuilt["name"], rebuilt["rows"], rebuilt["equal"]) == ("objects", 2, True)
+    buckets = (await storage.http.get("/")).json()["Buckets"]
+    assert [bucket["Name"] for bucket in buckets] == ["datasets", "outputs"]
+    (listed,) = (await storage.http.get("/datasets")).json()["Contents"]
+    assert storage.stored_files()[0] == f"datasets/sha256/{listed['Key']}"
