@@ -22,7 +22,7 @@ async def build(runtime: Runtime, settings: Settings) -> ServiceParts:
     """Commands, the read model and the reconciler's three loops."""
     options = _local_options(settings)
     local = LocalProvider(options)
-    owner = OwnerName.claim(options.state_dir)  # held until this process ends, however it ends
+    owner = OwnerName.claim(options.state_dir, local.site)  # held until this process ends, however it ends
     providers: dict[str, Provider] = {local.name: local}
     leases = Leases(runtime.pool, runtime.store, runtime.clock, owner=owner.name, lease_s=settings.bridge_lease_s)
     reconciler = _reconciler(runtime, settings, leases, providers)

@@ -89,8 +89,10 @@ class Reconciler:
             async with slots, asyncio.timeout(STEP_TIMEOUT_S):
                 await self._driver.drive(attempt_id)
         except (LeaseLost, StaleEpoch) as lost:
+            self._leases.forget(attempt_id)
             self._put_off(attempt_id, type(lost).__name__)
         except Rejected as refusal:  # another owner was faster; the next look starts from what it wrote
+            self._leases.forget(attempt_id)
             self._put_off(attempt_id, refusal.code)
         except (Unavailable, TimeoutError) as away:
             self._put_off(attempt_id, repr(away))
@@ -103,7 +105,6 @@ class Reconciler:
     def _put_off(self, attempt_id: UUID, reason: str) -> None:
         _, pause_s = self._pauses.get(attempt_id, (0.0, FIRST_PAUSE_S))
         self._pauses[attempt_id] = (time.monotonic() + pause_s, min(pause_s * 2, LONGEST_PAUSE_S))
-        self._leases.forget(attempt_id)
         metrics.steps_failed.add(1, {"reason": reason.partition("(")[0]})
         log.warning("bridge.attempt.put_off", attempt_id=str(attempt_id), reason=reason, pause_s=pause_s)
 

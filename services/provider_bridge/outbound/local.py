@@ -84,7 +84,8 @@ class LocalProvider:
         self._options = options
         self._attempts = options.state_dir / "attempts"
         self._attempts.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._site = _site_of(options.state_dir)
+        self.site = _site_of(options.state_dir)
+        """The identity of this state folder."""
 
     @property
     def name(self) -> str:
@@ -101,7 +102,7 @@ class LocalProvider:
             spot=False,
             max_run_time_s=None,
             upload_limit_bytes=None,
-            site=self._site,
+            site=self.site,
         )
 
     def quote(self, price_micro_usd_per_hour: int) -> Quote:
@@ -222,18 +223,10 @@ class LocalProvider:
         }
 
     async def _launch(self, folder: AttemptFolder, epoch: int) -> int:
-        module = "services.provider_bridge.outbound.local_runner"
-        with folder.runner_log.open("ab") as log:
-            launcher = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-S", "-m", module, str(folder.root), str(epoch)),
-                cwd=_CODE_ROOT,
-                env=trainer_environment(self._options.environ),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        try:
+            launcher = await self._spawn_runner(folder, epoch)
+        except OSError as error:
+            raise Unavailable(f"this machine cannot start a process now: {error}") from error
         try:
             async with asyncio.timeout(_LAUNCH_TIMEOUT_S):
                 return await launcher.wait()
@@ -243,11 +236,25 @@ class LocalProvider:
             # What it may have started is found by the next epoch; this one can start nothing after that.
             raise Unavailable("the runner did not answer in time") from None
 
+    async def _spawn_runner(self, folder: AttemptFolder, epoch: int) -> asyncio.subprocess.Process:
+        module = "services.provider_bridge.outbound.local_runner"
+        with folder.runner_log.open("ab") as log:
+            return await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-S", "-m", module, str(folder.root), str(epoch)),
+                cwd=_CODE_ROOT,
+                env=trainer_environment(self._options.environ),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
     async def _in_thread(self, step: Callable[[], T]) -> T:
         try:
             return await asyncio.to_thread(step)
-        except TimeoutError as error:
-            raise Unavailable(str(error)) from error
+        except OSError as error:  # a full disk, a folder we may not enter, another process that does not let go
+            raise Unavailable(f"the folder of an attempt cannot be used: {error}") from error
 
 
 def _site_of(state_dir: Path) -> str:

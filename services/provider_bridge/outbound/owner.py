@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import socket
 from pathlib import Path
 from typing import Self
 
@@ -10,7 +9,7 @@ _MAX_OWNERS = 1000
 
 
 class OwnerName:
-    """`<host>:<folder>/<n>`: n is the first number whose lock file is free. The kernel frees it when the process dies.
+    """`<site>/<n>`: n is the first number whose lock file is free. The kernel frees it when the process dies.
 
     So whoever gets the name knows that its last bearer is dead, and may take over its leases at once.
     """
@@ -20,7 +19,7 @@ class OwnerName:
         self._descriptor = descriptor
 
     @classmethod
-    def claim(cls, state_dir: Path) -> Self:
+    def claim(cls, state_dir: Path, site: str) -> Self:
         """Takes the first free name."""
         folder = state_dir / "owners"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -31,7 +30,7 @@ class OwnerName:
             except BlockingIOError:
                 os.close(descriptor)
             else:
-                return cls(f"{socket.gethostname()}:{state_dir}/{number}", descriptor)
+                return cls(f"{site}/{number}", descriptor)
         raise RuntimeError(f"{_MAX_OWNERS} bridges run in {state_dir}")
 
     def release(self) -> None:

@@ -128,10 +128,10 @@ async def test_epochs_rise_above_the_history_even_when_the_lease_rows_are_lost(
 
 
 def test_living_bridges_of_one_folder_have_different_names_and_a_free_name_is_given_again(tmp_path: Path) -> None:
-    first, second = OwnerName.claim(tmp_path), OwnerName.claim(tmp_path)
+    first, second = OwnerName.claim(tmp_path, "x"), OwnerName.claim(tmp_path, "x")
     assert first.name != second.name
     first.release()
-    third = OwnerName.claim(tmp_path)
+    third = OwnerName.claim(tmp_path, "x")
     assert third.name == first.name
     second.release()
     third.release()
