@@ -77,7 +77,9 @@ create function log.append_batch(
     event_ids uuid[], types text[], datas bytea[], metas bytea[]
 )
 returns table (command_no int, first_position bigint, last_position bigint, version int)
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan  -- planning anew would cost small batches more than the work itself
+as $$
 -- Commits each command's events, all or none, if its stream is still at the expected version; the first such command
 -- of a stream wins. A loser's row has no positions and the version its stream has after this batch.
 -- Position order is commit order, because the lock is held until the transaction ends.

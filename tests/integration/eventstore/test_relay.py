@@ -2,9 +2,8 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Any, Protocol, cast
 from uuid import uuid4
 
@@ -12,65 +11,20 @@ import asyncpg
 import msgspec
 import nats.errors
 import pytest
-from nats.aio.client import Client
 from nats.js.errors import NotFoundError
 
-from deploy.embedded.nats import EmbeddedNats, NatsUser
-from shared.contracts.envelope import RecordedEvent
-from shared.contracts.subjects import DURABLES, EVENTS_STREAM, STREAMS, all_permissions
+from deploy.embedded.nats import EmbeddedNats
+from shared.contracts.subjects import DURABLES, EVENTS_STREAM, STREAMS
 from shared.eventstore.hashing import NO_HASH, seal_hash
 from shared.eventstore.migrate import migrate
 from shared.eventstore.postgres import PostgresEventStore
 from shared.eventstore.relay import Relay
-from shared.messaging.connection import Bus, BusSettings
-from shared.settings import Secret
+from tests.support.bus import connected_bus, stream_api
 from tests.support.log import PASSWORDS, LogDatabase, StoreFor, a_fact, a_job_stream, an_account_event, an_append
+from tests.support.published import published, published_positions
 from tests.support.waiting import eventually
 
-OBSERVER = NatsUser("observer", "observer")
 DEADLINE_S = 20.0
-
-
-@pytest.fixture
-def nats_home(tmp_path: Path) -> Iterator[EmbeddedNats]:
-    """A NATS of the test's own with the real users, and one who sees everything."""
-    users = [
-        NatsUser(right.user, f"test-{right.user}", right.publish, right.subscribe, right.allow_responses)
-        for right in all_permissions()
-    ]
-    server = EmbeddedNats(tmp_path / "nats", [*users, OBSERVER]).start()
-    yield server
-    server.stop()
-
-
-class Published(msgspec.Struct, frozen=True):
-    """One message of the stream of events."""
-
-    subject: str
-    headers: dict[str, str]
-    event: RecordedEvent
-
-
-@asynccontextmanager
-async def observing(server: EmbeddedNats) -> AsyncGenerator[Any]:
-    """JetStream as somebody sees it who may do everything."""
-    client = Client()
-    await client.connect(server.url, user=OBSERVER.name, password=OBSERVER.password)
-    try:
-        yield cast("Any", client).jetstream()
-    finally:
-        await client.close()
-
-
-async def messages(server: EmbeddedNats) -> list[Published]:
-    """Everything in the stream of events, in its order."""
-    async with observing(server) as stream:
-        try:
-            last = (await stream.stream_info(EVENTS_STREAM)).state.last_seq
-            raw = [await stream.get_msg(EVENTS_STREAM, seq=number) for number in range(1, last + 1)]
-        except NotFoundError:
-            return []
-    return [Published(m.subject, dict(m.headers), msgspec.json.decode(m.data, type=RecordedEvent)) for m in raw]
 
 
 class Start(Protocol):
@@ -82,7 +36,6 @@ class Running(msgspec.Struct, frozen=True):
 
     relay: Relay
     stop: Callable[[], Awaitable[None]]
-    pool: asyncpg.Pool
 
     async def reached(self, position: int) -> None:
         """Returns when everything up to `position` is published."""
@@ -96,31 +49,29 @@ class Running(msgspec.Struct, frozen=True):
 @asynccontextmanager
 async def running_relay(log: LogDatabase, server: EmbeddedNats, seal_idle_s: float) -> AsyncGenerator[Running]:
     stopping = asyncio.Event()
-    settings = BusSettings(url=server.url, user="relay", password=Secret("test-relay"))
-    async with asyncpg.create_pool(log.dsn("relay"), min_size=1, max_size=3) as pool:
-        bus = await Bus.connect(settings, service="relay")
+    async with (
+        asyncpg.create_pool(log.dsn("relay"), min_size=1, max_size=3) as pool,
+        connected_bus(server, "relay") as bus,
+        asyncio.TaskGroup() as group,
+    ):
         relay = Relay(pool, bus, seal_idle_s=seal_idle_s)
-        try:
-            async with asyncio.TaskGroup() as group:
-                task = group.create_task(relay.run(stopping))
+        task = group.create_task(relay.run(stopping))
 
-                async def stop() -> None:
-                    stopping.set()
-                    await task
+        async def stop() -> None:
+            stopping.set()
+            await task
 
-                yield Running(relay, stop, pool)
-                stopping.set()
-        finally:
-            await bus.close()
+        yield Running(relay, stop)
+        stopping.set()
 
 
 @pytest.fixture
-async def start(log_database: LogDatabase, nats_home: EmbeddedNats) -> AsyncIterator[Start]:
+async def start(log_database: LogDatabase, bus_server: EmbeddedNats) -> AsyncIterator[Start]:
     """`await start()`: one more relay; all are stopped at the end."""
     async with AsyncExitStack() as stack:
 
         async def start_one(*, seal_idle_s: float = 5.0) -> Running:
-            return await stack.enter_async_context(running_relay(log_database, nats_home, seal_idle_s))
+            return await stack.enter_async_context(running_relay(log_database, bus_server, seal_idle_s))
 
         yield start_one
 
@@ -133,7 +84,7 @@ async def append_jobs(store_for: StoreFor, count: int) -> int:
 
 
 async def test_events_arrive_in_log_order_with_everything_a_consumer_needs(
-    start: Start, store_for: StoreFor, nats_home: EmbeddedNats
+    start: Start, store_for: StoreFor, bus_server: EmbeddedNats
 ) -> None:
     head = await append_jobs(store_for, 3)
     billing = await store_for("billing")
@@ -141,7 +92,7 @@ async def test_events_arrive_in_log_order_with_everything_a_consumer_needs(
     running = await start()
     head = await append_jobs(store_for, 2)
     await running.reached(head)
-    sent = await messages(nats_home)
+    sent = await published(bus_server)
     log = await billing.read()
     assert [one.event for one in sent] == log
     assert [one.headers["Tw-Position"] for one in sent] == ["1", "2", "3", "4", "5", "6"]
@@ -152,10 +103,11 @@ async def test_events_arrive_in_log_order_with_everything_a_consumer_needs(
     assert {one.headers["Nats-Expected-Stream"] for one in sent} == {EVENTS_STREAM}
 
 
-async def test_streams_and_durables_exist_as_subjects_say(start: Start, nats_home: EmbeddedNats) -> None:
+async def test_streams_and_durables_exist_as_subjects_say(start: Start, bus_server: EmbeddedNats) -> None:
     running = await start()
     await asyncio.wait_for(running.relay.leading.wait(), DEADLINE_S)
-    async with observing(nats_home) as stream:
+    async with connected_bus(bus_server, "relay") as bus:
+        stream = cast("Any", stream_api(bus))
 
         async def all_there() -> bool:
             try:
@@ -178,7 +130,7 @@ async def test_streams_and_durables_exist_as_subjects_say(start: Start, nats_hom
 
 
 async def test_relay_resumes_after_its_checkpoint_and_sends_nothing_twice(
-    start: Start, store_for: StoreFor, nats_home: EmbeddedNats
+    start: Start, store_for: StoreFor, bus_server: EmbeddedNats
 ) -> None:
     first = await start()
     await first.reached(await append_jobs(store_for, 5))
@@ -186,11 +138,11 @@ async def test_relay_resumes_after_its_checkpoint_and_sends_nothing_twice(
     head = await append_jobs(store_for, 5)
     second = await start()
     await second.reached(head)
-    assert [one.event.global_position for one in await messages(nats_home)] == list(range(1, 11))
+    assert await published_positions(bus_server) == list(range(1, 11))
 
 
 async def test_relay_that_died_between_ack_and_checkpoint_leaves_no_duplicate(
-    start: Start, store_for: StoreFor, nats_home: EmbeddedNats, log_database: LogDatabase
+    start: Start, store_for: StoreFor, bus_server: EmbeddedNats, log_database: LogDatabase
 ) -> None:
     first = await start()
     await first.reached(await append_jobs(store_for, 6))
@@ -200,55 +152,56 @@ async def test_relay_that_died_between_ack_and_checkpoint_leaves_no_duplicate(
     await connection.close()
     second = await start()
     await second.reached(await append_jobs(store_for, 1))
-    assert [one.event.global_position for one in await messages(nats_home)] == list(range(1, 8))
+    assert await published_positions(bus_server) == list(range(1, 8))
 
 
-async def test_more_than_a_page_goes_out_in_order(start: Start, store_for: StoreFor, nats_home: EmbeddedNats) -> None:
+async def test_more_than_a_page_goes_out_in_order(start: Start, store_for: StoreFor, bus_server: EmbeddedNats) -> None:
     head = await append_jobs(store_for, 700)
     running = await start()
     await running.reached(head)
-    assert [one.event.global_position for one in await messages(nats_home)] == list(range(1, 701))
+    assert await published_positions(bus_server) == list(range(1, 701))
 
 
 async def test_nats_restart_loses_and_doubles_nothing(
-    start: Start, store_for: StoreFor, nats_home: EmbeddedNats
+    start: Start, store_for: StoreFor, bus_server: EmbeddedNats
 ) -> None:
     running = await start()
     await running.reached(await append_jobs(store_for, 5))
-    nats_home.stop()
+    bus_server.stop()
     head = await append_jobs(store_for, 5)
-    nats_home.start()
+    bus_server.start()
     await running.reached(head)
-    assert [one.event.global_position for one in await messages(nats_home)] == list(range(1, 11))
+    assert await published_positions(bus_server) == list(range(1, 11))
 
 
 async def test_wiped_jetstream_gets_the_whole_log_again(
-    start: Start, store_for: StoreFor, nats_home: EmbeddedNats
+    start: Start, store_for: StoreFor, bus_server: EmbeddedNats
 ) -> None:
     running = await start()
     await running.reached(await append_jobs(store_for, 5))
-    nats_home.stop()
-    shutil.rmtree(nats_home.home / "jetstream")
-    nats_home.start()
+    bus_server.stop()
+    shutil.rmtree(bus_server.home / "jetstream")
+    bus_server.start()
 
     async def all_there_again() -> bool:
-        return len(await messages(nats_home)) == 5
+        return len(await published(bus_server)) == 5
 
     await eventually(all_there_again)
 
 
 @pytest.mark.parametrize("damage", ["delete_stream", "purge_stream"])
 async def test_deleted_or_purged_stream_is_published_anew_within_seconds(
-    start: Start, store_for: StoreFor, nats_home: EmbeddedNats, damage: str
+    start: Start, store_for: StoreFor, bus_server: EmbeddedNats, damage: str
 ) -> None:
     running = await start()
     await running.reached(await append_jobs(store_for, 5))
-    async with observing(nats_home) as stream:
+    async with connected_bus(bus_server, "relay") as bus:
+        stream = cast("Any", stream_api(bus))
         await getattr(stream, damage)(EVENTS_STREAM)
 
     async def all_there_again() -> bool:
         try:
-            return [one.event.global_position for one in await messages(nats_home)] == [1, 2, 3, 4, 5]
+            return await published_positions(bus_server) == [1, 2, 3, 4, 5]
         except nats.errors.Error:
             return False
 
@@ -256,7 +209,7 @@ async def test_deleted_or_purged_stream_is_published_anew_within_seconds(
 
 
 async def test_new_database_on_an_old_jetstream_is_published_from_its_beginning(
-    start: Start, store_for: StoreFor, nats_home: EmbeddedNats, log_database: LogDatabase
+    start: Start, store_for: StoreFor, bus_server: EmbeddedNats, log_database: LogDatabase
 ) -> None:
     running = await start()
     await running.reached(await append_jobs(store_for, 5))
@@ -264,16 +217,16 @@ async def test_new_database_on_an_old_jetstream_is_published_from_its_beginning(
     other = LogDatabase(f"log_{uuid4().hex}", log_database.server)
     await migrate(log_database.server.superuser_dsn, other.name, PASSWORDS)
     async with (
-        running_relay(other, nats_home, 5.0) as again,
+        running_relay(other, bus_server, 5.0) as again,
         PostgresEventStore.open(other.dsn("scheduler"), connections=2) as store,
     ):
         await store.append(an_append(a_job_stream(), a_fact("of the new log")))
         await again.reached(1)
-        assert [one.event for one in await messages(nats_home)] == await store.read()
+        assert [one.event for one in await published(bus_server)] == await store.read()
 
 
 async def test_one_of_two_relays_publishes_and_the_other_takes_over(
-    start: Start, store_for: StoreFor, nats_home: EmbeddedNats
+    start: Start, store_for: StoreFor, bus_server: EmbeddedNats
 ) -> None:
     first = await start()
     await asyncio.wait_for(first.relay.leading.wait(), DEADLINE_S)
@@ -284,11 +237,11 @@ async def test_one_of_two_relays_publishes_and_the_other_takes_over(
     await first.stop()
     head = await append_jobs(store_for, 3)
     await second.reached(head)
-    assert [one.event.global_position for one in await messages(nats_home)] == list(range(1, 7))
+    assert await published_positions(bus_server) == list(range(1, 7))
 
 
 async def test_relay_whose_connection_is_cut_leads_again(
-    start: Start, store_for: StoreFor, nats_home: EmbeddedNats, log_database: LogDatabase
+    start: Start, store_for: StoreFor, bus_server: EmbeddedNats, log_database: LogDatabase
 ) -> None:
     running = await start()
     await running.reached(await append_jobs(store_for, 3))
@@ -296,11 +249,11 @@ async def test_relay_whose_connection_is_cut_leads_again(
     await connection.execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'relay'")
     await connection.close()
     await running.reached(await append_jobs(store_for, 3))
-    assert [one.event.global_position for one in await messages(nats_home)] == list(range(1, 7))
+    assert await published_positions(bus_server) == list(range(1, 7))
 
 
 async def test_rolled_back_append_publishes_nothing(
-    start: Start, store_for: StoreFor, nats_home: EmbeddedNats, log_database: LogDatabase
+    start: Start, store_for: StoreFor, bus_server: EmbeddedNats, log_database: LogDatabase
 ) -> None:
     running = await start()
     store = await store_for("scheduler")
@@ -311,7 +264,7 @@ async def test_rolled_back_append_publishes_nothing(
     await transaction.rollback()
     await connection.close()
     await running.reached(await append_jobs(store_for, 1))
-    assert [one.event for one in await messages(nats_home)] == await store.read()
+    assert [one.event for one in await published(bus_server)] == await store.read()
     assert await store.head() == 1
 
 
