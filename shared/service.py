@@ -126,13 +126,26 @@ def run_service(
 
 
 async def _serve(service: str, settings: S, build: Build[S]) -> None:
-    asked = asyncio.Event()
+    asked, started = asyncio.Event(), asyncio.Event()
+    main = asyncio.current_task()
+
+    def ask() -> None:
+        asked.set()
+        if main is not None and not started.is_set():
+            main.cancel()  # it waits for a server that may be away for long
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked.set)
-    async with running_service(service, settings, build, stop=asked):
-        await asked.wait()
-        log.info("service.process.stopping")
+        loop.add_signal_handler(number, ask)
+    try:
+        async with running_service(service, settings, build, stop=asked):
+            started.set()
+            await asked.wait()
+            log.info("service.process.stopping")
+    except asyncio.CancelledError:
+        if started.is_set() or not asked.is_set():
+            raise
+        log.info("service.start.abandoned")
     log.info("service.process.stopped")
 
 

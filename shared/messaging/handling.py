@@ -119,11 +119,21 @@ class EventHandling:
                 if failures >= self._retries.tries:
                     await self._park(event, error)
                     return
-                log.warning("consumer.event.retried", **self._keys(event), attempts=attempt + 1, exc_info=error)
-                metrics.retries.add(1, self._labels)
+                self._note_retry(event, attempt, error)
             else:
                 return
             await self._pause(attempt)
+
+    def _note_retry(self, event: RecordedEvent, attempt: int, error: Exception) -> None:
+        """An outage is one line; a bug shows its traceback."""
+        traceback = None if is_passing(error) else error
+        log.warning(
+            "consumer.event.retried",
+            **self._keys(event),
+            **{names.ATTEMPTS: attempt + 1, names.REASON: repr(error)},
+            exc_info=traceback,
+        )
+        metrics.retries.add(1, self._labels)
 
     async def _attempt(self, event: RecordedEvent) -> None:
         keys = self._keys(event)

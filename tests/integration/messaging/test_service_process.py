@@ -278,6 +278,17 @@ async def test_crash_in_a_loop_ends_the_process_with_a_code_and_a_traceback(serv
     assert b"service.process.failed" in output
 
 
+async def test_sigterm_ends_a_service_that_still_waits_for_a_server(service_settings: ServiceSettings) -> None:
+    nobody = {**service_settings(SERVICE), "NATS_URL": "nats://127.0.0.1:9"}
+    process = await start(nobody, "serve")
+    await read_until(process, b"bus.error.reported")
+    process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(20):
+        output, errors = await process.communicate()
+    assert process.returncode == 0, output + errors
+    assert b"service.start.abandoned" in output
+
+
 async def test_wrong_settings_end_the_process_before_it_begins(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_service(SERVICE, CoreSettings, build, {"NATS_URL": "nats://x"}) == 2
     told = capsys.readouterr().err
