@@ -116,7 +116,9 @@ def test_caption_strategies(tmp_path: Path) -> None:
 @pytest.fixture
 def reporter(tmp_path: Path) -> Iterator[Reporter]:
     spool = Spool(tmp_path / "spool", "job", "attempt")
-    yield Reporter(spool, Redactor())
+    opened = Reporter(spool, Redactor())
+    opened.emit("hello")
+    yield opened
     spool.close()
 
 
@@ -131,7 +133,7 @@ def test_broken_files_are_reported_once_and_left_out(
     dataset = DatasetSpec(id="d", instance_data_dir=str(tmp_path))
     found = discover(dataset, tmp_path, SMALL, reporter)
     assert len(found) == 2
-    assert reporter.spool.last_seq == 2
+    assert reporter.spool.last_seq == 3  # hello and one warning each
 
 
 def test_a_replaced_picture_has_new_latents(tmp_path: Path, reporter: Reporter) -> None:

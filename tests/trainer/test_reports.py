@@ -181,6 +181,18 @@ def test_a_slow_server_does_not_hold_up_the_writer(station: Station, receiver: R
     assert station.drain()
 
 
+def test_hello_stands_first_whatever_came_before_it(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, "job", "attempt")
+    reporter = Reporter(spool, Redactor())
+    reporter.emit("log", level="warning", message="the gateway is away")
+    reporter.emit("heartbeat", step=0)
+    reporter.emit("hello", device="cpu")
+    reporter.emit("heartbeat", step=0)
+    spool.close()
+    lines = [msgspec.json.decode(line, type=ReportLine) for line in spool.path.read_bytes().splitlines()]
+    assert [line.type for line in lines] == ["hello", "log", "heartbeat"]
+
+
 def test_secrets_are_taken_out_before_anything_is_written(station: Station) -> None:
     station.reporter.emit(
         "hello", config={"--hub_token": "abc", "note": f"uses {TOKEN}", "--tokenizer_max_length": 16}, ignored_keys=[]

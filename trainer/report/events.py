@@ -2,6 +2,7 @@
 
 import logging
 import re
+import threading
 from typing import Any, cast, get_args
 
 from shared.contracts.run import ReportType
@@ -52,17 +53,24 @@ class Reporter:
         self.step = 0
         self._thinned = 0
         self._ended = False
+        self._lock = threading.RLock()
+        self._held: list[tuple[ReportType, dict[str, Any]]] = []
+        """Lines that came before `hello`, which stands first: loading libraries takes long enough for some."""
 
     def emit(self, report_type: ReportType, **data: Any) -> None:
         """Append one line; see `shared.contracts.run.ReportType` for the members each type carries."""
-        if self._ended and report_type in {"log", "heartbeat"}:
-            return  # the ending is the last line
-        self._ended = self._ended or report_type in {"done", "failed"}
-        if report_type in {"metrics", "log"} and self.spool.needs_thinning:
-            self._thinned += 1
-            if report_type == "log" or self._thinned % _METRICS_KEPT_WHEN_THIN:
+        with self._lock:
+            if self._ended and report_type in {"log", "heartbeat"}:
+                return  # the ending is the last line
+            if self.spool.last_seq == 0 and report_type in {"log", "warning", "heartbeat"}:
+                if report_type != "heartbeat":
+                    self._held.append((report_type, data))
                 return
-        self.spool.append(report_type, cast("dict[str, Any]", self.redactor.value(data)))
+            held, self._held = self._held, []
+            if report_type == "failed":
+                self._write_all([*held, (report_type, data)])
+            else:
+                self._write_all([(report_type, data), *held])
 
     def phase(self, name: str, detail: str | None = None) -> None:
         """The attempt has entered a phase."""
@@ -71,6 +79,18 @@ class Reporter:
     def warning(self, code: str, message: str) -> None:
         """Something the user should know that does not end the attempt."""
         self.emit("warning", code=code, message=message)
+
+    def _write_all(self, lines: list[tuple[ReportType, dict[str, Any]]]) -> None:
+        for report_type, data in lines:
+            self._write(report_type, data)
+
+    def _write(self, report_type: ReportType, data: dict[str, Any]) -> None:
+        self._ended = self._ended or report_type in {"done", "failed"}
+        if report_type in {"metrics", "log"} and self.spool.needs_thinning:
+            self._thinned += 1
+            if report_type == "log" or self._thinned % _METRICS_KEPT_WHEN_THIN:
+                return
+        self.spool.append(report_type, cast("dict[str, Any]", self.redactor.value(data)))
 
 
 class SpoolLogHandler(logging.Handler):
