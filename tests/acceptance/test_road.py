@@ -47,8 +47,8 @@ def test_loss_of_the_demo_job_falls(system: System, road: Road) -> None:
 
 
 def test_lora_loads_in_diffusers_and_brings_renders_closer_to_the_pictures(quality: dict[str, Any]) -> None:
-    assert quality["colour_distance_with_lora"] < 0.6 * quality["colour_distance_without_lora"]
-    assert quality["digit_accuracy_with_lora"] >= 0.8
+    assert quality["colour_distance_with"] < 0.5 * quality["colour_distance_without"]
+    assert quality["digit_accuracy_with"] >= 0.6
 
 
 def test_cost_is_the_metered_seconds_at_the_bound_price_captured_once(road: Road) -> None:
