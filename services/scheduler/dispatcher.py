@@ -6,7 +6,7 @@ the same slot as free.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import datetime
 from uuid import UUID
@@ -54,13 +54,11 @@ class Dispatcher:
         store: PostgresEventStore,
         clock: Clock,
         limits: Limits,
-        make_id: Callable[[], UUID] = new_id,
     ) -> None:
         self._pool = pool
         self._store = store
         self._clock = clock
         self._limits = limits
-        self._make_id = make_id
         # Whoever holds the queue's lock reads the log on a second connection: one holder or waiter per process, or
         # the waiters could have taken every connection of the pool.
         self._turn = asyncio.Lock()
@@ -124,9 +122,7 @@ class Dispatcher:
         """What the job decider makes of the admission; a job that moved meanwhile is left to the next round."""
         now = self._clock()
         appends = [
-            await self._append_for(
-                placed.job.job_id, Dispatch(attempt_id=self._make_id(), reason=placed.reason, at=now)
-            )
+            await self._append_for(placed.job.job_id, Dispatch(attempt_id=new_id(), reason=placed.reason, at=now))
             for placed in admission.dispatches
         ]
         appends += [

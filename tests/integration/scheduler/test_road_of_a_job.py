@@ -5,13 +5,18 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 
 from deploy.embedded.nats import EmbeddedNats
 from services.billing.app import build as build_billing
+from services.billing.domain.pricing import Catalogue
+from services.billing.handlers import Accounts
 from services.billing.settings import Settings as BillingSettings
 from services.scheduler.app import build as build_scheduler
+from services.scheduler.handlers import JobProcess
 from services.scheduler.settings import Settings as SchedulerSettings
+from shared.clock import utc_now
 from shared.contracts import catalogue
 from shared.contracts.account import FundsCaptured, FundsReleased, FundsReserved
 from shared.contracts.admin import RebuildProjections
@@ -32,6 +37,7 @@ from shared.contracts.job import (
     ReadQueue,
     SubmitJob,
 )
+from shared.contracts.subjects import BILLING_METERING
 from shared.eventstore.postgres import PostgresEventStore
 from shared.ids import new_id
 from shared.messaging.commands import CommandSender
@@ -296,3 +302,31 @@ async def test_refolded_read_models_are_byte_equal_after_a_whole_life(running: W
     for owner in ("scheduler", "billing"):
         (rebuilt,) = (await running.send(owner, RebuildProjections())).data["projections"]
         assert rebuilt["equal"], rebuilt
+
+
+async def test_every_event_of_two_lives_delivered_again_adds_nothing(
+    running: World, bus_server: EmbeddedNats, store_for: StoreFor
+) -> None:
+    """R4: the whole history once more through the job process and the metering, in order and backwards."""
+    completed = await running.submit()
+    first = await running.attempt(completed)
+    await running.bridge.starts(first)
+    await running.bridge.saves_checkpoint(first, 10)
+    await running.bridge.fails(first, "preempted")
+    await running.bridge.succeeds(await running.attempt(completed, 2))
+    await running.end_of(completed)
+    cancelled = await running.submit(datasets=False)
+    stopped = await running.attempt(cancelled)
+    await running.send("scheduler", CancelJob(job_id=cancelled))
+    await running.bridge.is_gone(stopped)
+    await running.end_of(cancelled)
+    history = await running.log.read()
+    async with connected_bus(bus_server, "scheduler") as bus, AsyncExitStack() as stack:
+        process = JobProcess(await store_for("scheduler"), CommandSender(bus), utc_now)
+        pool = await stack.enter_async_context(asyncpg.create_pool(running.settings("billing")["DATABASE_URL"]))
+        accounts = Accounts(pool, await store_for("billing"), utc_now, Catalogue(offers=()), None)
+        for recorded in [*history, *reversed(history)]:
+            await process.react(recorded)
+            if recorded.category in BILLING_METERING.categories:
+                await accounts.react(recorded)
+    assert await running.log.head() == len(history)
