@@ -17,7 +17,7 @@ import psutil
 from deploy.embedded.process import free_port
 
 REPOSITORY = Path(__file__).parents[3]
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 
 
 def wait_until(condition: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:

@@ -25,9 +25,10 @@ import pytest
 from deploy.embedded.nats import EmbeddedNats, find_nats_server
 from deploy.embedded.postgres import EmbeddedPostgres
 from tests.conftest import NATS_USER
-from tests.integration.embedded.harness import REPOSITORY, Up, wait_until
+from tests.integration.embedded.harness import DEADLINE_S, REPOSITORY, Up, wait_until
 
 SERVICES = {"relay", "storage", "billing", "provider_bridge", "scheduler", "gateway"}
+pytestmark = pytest.mark.timeout(300)  # whole systems, several times over, on machines that have other work
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else or to mount")
 
 
@@ -191,7 +192,7 @@ async def test_killed_child_comes_back_and_the_others_stay(make_up: Callable[...
     psutil.Process(before[name]).kill()
     wait_until(lambda: up.pids[name] != before[name], f"{name} to have a new process")
     dsn = up.superuser_dsn
-    end = datetime.now(UTC).timestamp() + 60
+    end = datetime.now(UTC).timestamp() + DEADLINE_S
     while not await answers(dsn):
         assert datetime.now(UTC).timestamp() < end
     up.read_until(f"{name} was ended by SIGKILL; starting it again")
@@ -382,7 +383,7 @@ async def test_full_disk_refuses_and_everything_accepted_is_there_when_space_is_
     for ballast in ("ballast", "more"):
         (small_disk / ballast).unlink()
     up.read_until(f"The disk of {up.data_dir} has space again")
-    end = datetime.now(UTC).timestamp() + 60
+    end = datetime.now(UTC).timestamp() + DEADLINE_S
     while not await answers(dsn):
         assert datetime.now(UTC).timestamp() < end, up.output
     assert await query(dsn, "SELECT count(*) FROM kept WHERE n < $1", accepted) == accepted
