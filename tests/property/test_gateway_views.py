@@ -46,7 +46,8 @@ def shuffled(events: list[RecordedEvent], seed: int) -> list[RecordedEvent]:
     streams: dict[str, list[RecordedEvent]] = {}
     for recorded in events:
         streams.setdefault(recorded.stream, []).append(recorded)
-    waiting, delivered = list(streams.values()), list[RecordedEvent]()
+    waiting: list[list[RecordedEvent]] = list(streams.values())
+    delivered: list[RecordedEvent] = []
     while waiting:
         stream = chance.choice(waiting)
         delivered.append(stream.pop(0))

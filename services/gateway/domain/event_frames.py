@@ -17,21 +17,32 @@ def update_name(recorded: RecordedEvent) -> str:
     return _NAMES.get(recorded.category, "notification")
 
 
+def bare_body(recorded: RecordedEvent) -> dict[str, Any]:
+    """The members that need nothing but the envelope."""
+    return {
+        "type": update_name(recorded),
+        "job_id": str(recorded.correlation_id),
+        "event_type": recorded.type,
+        "status": None,
+        "updates": {},
+        "payload": {},
+        "external_job_id": None,
+        "position": recorded.global_position,
+        "stream": recorded.stream,
+        "recorded_at": iso(recorded.recorded_at),
+    }
+
+
 def update_body(recorded: RecordedEvent, status: Status | None) -> dict[str, Any]:
     """The documented members; `payload` is the event's data without the submitted config."""
     data: dict[str, Any] = msgspec.json.decode(recorded.data)
     payload = {name: value for name, value in data.items() if name not in _LARGE and name != "token_sha256"}
     return {
-        "type": update_name(recorded),
-        "job_id": str(recorded.correlation_id),
-        "event_type": recorded.type,
+        **bare_body(recorded),
         "status": status,
         "updates": {} if status is None else {"status": status},
         "payload": payload,
         "external_job_id": data.get("provider_ref"),
-        "position": recorded.global_position,
-        "stream": recorded.stream,
-        "recorded_at": iso(recorded.recorded_at),
     }
 
 

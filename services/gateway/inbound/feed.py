@@ -6,13 +6,14 @@ Last-Event-ID gets the pages it missed from the log itself and then joins the re
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import structlog
 
-from services.gateway.domain.event_frames import progress_body, update_body, update_name
+from services.gateway.domain.event_frames import bare_body, progress_body, update_body, update_name
 from services.gateway.domain.job_body import status_of
 from services.gateway.domain.views import JobView, evolve_job_view, fold_job
 from services.gateway.inbound.http import sse
@@ -43,6 +44,22 @@ class Subscriber:
         self.queue: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUE_FRAMES)
         self.dropped = False
 
+    async def frames(self, position: Callable[[], int]) -> AsyncGenerator[bytes]:
+        """What is offered, a heartbeat when there is nothing, and why it ends when the client could not keep up."""
+        while True:
+            if self.dropped and self.queue.empty():
+                yield sse.json_frame(_DROPPED, event="error")
+                return
+            try:
+                async with asyncio.timeout(sse.HEARTBEAT_S):
+                    frame = await self.queue.get()
+            except TimeoutError:
+                yield sse.json_frame({"type": "heartbeat", "position": position()}, event="heartbeat")
+                continue
+            if frame is None:
+                return
+            yield frame
+
     def offer(self, frame: bytes | None) -> None:
         """Queues a frame (None ends the stream); a full queue drops the client instead of slowing the others."""
         if self.dropped:
@@ -62,9 +79,12 @@ class Framer:
 
     async def frame(self, recorded: RecordedEvent) -> bytes:
         """The frame of one event, with its position as id."""
-        view = await self._view(recorded)
-        status = status_of(view) if view.exists else None
-        body = update_body(recorded, status)
+        try:
+            view = await self._view(recorded)
+            body = update_body(recorded, status_of(view) if view.exists else None)
+        except msgspec.DecodeError as error:  # told without its content: one bad event must not stop the feed
+            log.error("gateway.feed.unreadable_event", position=recorded.global_position, error=str(error))  # noqa: TRY400
+            body = bare_body(recorded)
         return sse.json_frame(body, event=update_name(recorded), id_=recorded.global_position)
 
     async def _view(self, recorded: RecordedEvent) -> JobView:
@@ -94,6 +114,7 @@ class Feed:
         self._framer = Framer(store)
         self._subscribers: set[Subscriber] = set()
         self._position = 0
+        self._stopping = False
         self._turn = asyncio.Lock()
         self._cursors: OrderedDict[UUID, int] = OrderedDict()
 
@@ -105,39 +126,36 @@ class Feed:
                 self._repeat(stop, self._wakeups.telemetry, self._read_progress, pause_s=PROGRESS_EVERY_S)
             )
             await stop.wait()
+            self._stopping = True
             for subscriber in self._subscribers:
                 subscriber.offer(None)
 
-    async def open(self, ip: str, after: int | None) -> AsyncGenerator[bytes]:
+    def open(self, ip: str, after: int | None) -> AsyncGenerator[bytes]:
         """The frames of one stream, from now on or after a position. Raises Unavailable over the limits."""
         of_ip = Counter(subscriber.ip for subscriber in self._subscribers)[ip]
         if len(self._subscribers) >= self._max_streams or of_ip >= self._max_per_ip:
             raise Unavailable("too many event streams are open", retry_after_s=10)
+        return self._frames(ip, after)
+
+    async def _join(self, ip: str) -> Subscriber:
         async with self._turn:
             if not self._subscribers:  # nobody listened: begin at the present
                 self._position, self._framer = await self._store.head(), Framer(self._store)
             subscriber = Subscriber(ip, self._position)
             self._subscribers.add(subscriber)
-        return self._frames(subscriber, after)
+        if self._stopping:
+            subscriber.offer(None)
+        return subscriber
 
-    async def _frames(self, subscriber: Subscriber, after: int | None) -> AsyncGenerator[bytes]:
+    async def _frames(self, ip: str, after: int | None) -> AsyncGenerator[bytes]:
+        # Joined here and not in open(): a client that is gone before the first frame must leave nothing behind.
+        subscriber = await self._join(ip)
         try:
             hello = {"type": "connection", "status": "connected", "position": subscriber.joined}
             yield sse.json_frame(hello, event="connection", retry_ms=sse.RETRY_MS)
             async for missed in self._missed(after, subscriber.joined):
                 yield missed
-            while True:
-                if subscriber.dropped and subscriber.queue.empty():
-                    yield sse.json_frame(_DROPPED, event="error")
-                    return
-                try:
-                    async with asyncio.timeout(sse.HEARTBEAT_S):
-                        frame = await subscriber.queue.get()
-                except TimeoutError:
-                    yield sse.json_frame({"type": "heartbeat", "position": self._position}, event="heartbeat")
-                    continue
-                if frame is None:
-                    return
+            async for frame in subscriber.frames(lambda: self._position):
                 yield frame
         finally:
             self._subscribers.discard(subscriber)
@@ -165,9 +183,6 @@ class Feed:
             except Unavailable as away:
                 log.warning("gateway.feed.waiting", detail=away.detail)
                 news.set()
-                await asyncio.sleep(1.0)
-            except Exception:
-                log.exception("gateway.feed.failed", step=step.__name__)
                 await asyncio.sleep(1.0)
             if pause_s:
                 await asyncio.sleep(pause_s)

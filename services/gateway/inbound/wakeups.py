@@ -27,7 +27,7 @@ class Wakeups:
         """Set when an event was published."""
         self.telemetry = asyncio.Event()
         """Set when a job reported something; `take_reporting_jobs` says which."""
-        self._reporting: set[UUID] = set()
+        self._reporting: set[str] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Listens until `stop`, then wakes everybody so that they see it."""
@@ -60,7 +60,7 @@ class Wakeups:
         """The jobs that reported since the last call."""
         taken, self._reporting = self._reporting, set()
         self.telemetry.clear()
-        return taken
+        return {UUID(job_id) for job_id in taken}
 
     async def _subscribe(self, subject: str, react: Callable[[Msg], Awaitable[None]]) -> Subscription:
         return await self._client.subscribe(subject, cb=react)  # pyright: ignore[reportUnknownMemberType] - nats-py's Future
@@ -75,7 +75,7 @@ class Wakeups:
             return
         self._wake(parts[1])
         if len(self._reporting) < MAX_NOTED_JOBS:
-            self._reporting.add(UUID(parts[1]))
+            self._reporting.add(parts[1])
         self.telemetry.set()
 
     def _wake(self, job_id: str) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -39,7 +39,7 @@ async def frames(answer: httpx.Response) -> AsyncIterator[Frame]:
 
 
 @asynccontextmanager
-async def opened(site: Site, path: str, last: str | None = None) -> AsyncIterator[AsyncIterator[Frame]]:
+async def opened(site: Site, path: str, last: str | None = None) -> AsyncGenerator[AsyncIterator[Frame]]:
     headers = {"Last-Event-ID": last} if last else {}
     async with site.http.stream("GET", path, headers=headers, timeout=30) as answer:
         assert answer.status_code == 200

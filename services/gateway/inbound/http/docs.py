@@ -6,7 +6,7 @@ from html import escape
 from typing import Any, cast
 
 import msgspec
-from litestar import Request, Response, get
+from litestar import Request, Response, Router, get
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import OpenAPIRenderPlugin
 
@@ -49,7 +49,16 @@ class PlainDocs(OpenAPIRenderPlugin):
 def openapi_config(version: str) -> OpenAPIConfig:
     """The document at /openapi.json, the page at /docs."""
     return OpenAPIConfig(
-        title=TITLE, version=version, description=DESCRIPTION, path="/docs", render_plugins=[PlainDocs(path="/")]
+        title=TITLE,
+        version=version,
+        description=DESCRIPTION,
+        render_plugins=[PlainDocs(path="/")],
+        openapi_router=Router(
+            "/docs",
+            route_handlers=[],
+            include_in_schema=False,
+            response_headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY},
+        ),
     )
 
 

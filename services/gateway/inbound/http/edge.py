@@ -14,10 +14,11 @@ from urllib.parse import urlsplit
 import msgspec
 import structlog
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from opentelemetry.trace import SpanKind
 
 from services.gateway.inbound.http.problems import MEDIA_TYPE, Problem
 from shared.ids import new_id
-from shared.observability import names
+from shared.observability import names, tracing
 
 SECURITY_HEADERS: tuple[tuple[str, str], ...] = (
     ("x-content-type-options", "nosniff"),
@@ -83,10 +84,14 @@ class Edge:
                 message["headers"] = _with_security(message.get("headers", ()), request_id)
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(**{names.CORRELATION_ID: request_id}):
+        with (
+            structlog.contextvars.bound_contextvars(**{names.CORRELATION_ID: request_id}),
+            tracing.span(scope["method"], kind=SpanKind.SERVER, traceparent=headers.get("traceparent")) as span,
+        ):
             problem = self._refusal(scope["method"], headers)
             if problem is None:
                 await self._app(scope, receive, send_with_headers)
+                span.update_name(f"{scope['method']} {scope.get('path_template', '')}".strip())
             else:
                 await _refuse(problem, scope["method"], scope["path"], request_id, send_with_headers)
             _log_request(scope["method"], scope["path"], status, time.perf_counter() - started)

@@ -14,8 +14,7 @@ async def live_events(parts: Parts, principal: Caller, last_event_id: LastEventI
 
     Last-Event-ID resumes from the log, however long ago that was.
     """
-    frames = await parts.feed.open(principal.source_ip or "", cursor_of(last_event_id))
-    return event_stream(frames)
+    return event_stream(parts.feed.open(principal.source_ip or "", cursor_of(last_event_id)))
 
 
 ROUTER = Router("/api/events", route_handlers=[live_events], tags=["Events"])
