@@ -95,7 +95,7 @@ def kill(pid: int, number: int) -> None:
     os.kill(pid, number)
 
 
-async def eventually(what: str, probe: Callable[[], Awaitable[T | None]], limit_s: float = 20) -> T:
+async def eventually(what: str, probe: Callable[[], Awaitable[T | None]], limit_s: float = 60) -> T:
     """The first true value of `probe`, or AssertionError naming what never came."""
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
