@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar, cast
 
 import nats.errors
 from nats.aio.client import Client
-from nats.js.api import ConsumerConfig, ConsumerInfo, PubAck, StreamConfig, StreamInfo
+from nats.js.api import ConsumerConfig, ConsumerInfo, StreamConfig, StreamInfo
 
 API_TIMEOUT_S = 5.0
 
@@ -48,10 +48,6 @@ class JetStream(Protocol):
 
     async def consumers_info(self, stream: str) -> list[ConsumerInfo]:
         """The consumers of a stream (at most 256), or NotFoundError."""
-        ...
-
-    async def publish_async(self, subject: str, payload: bytes, *, headers: dict[str, str]) -> asyncio.Future[PubAck]:
-        """Sends a message; the future is its acknowledgement, which may never come."""
         ...
 
 

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from uuid import UUID
 
 import msgspec
-from nats.js.api import PubAck
 
 from shared.contracts.envelope import RecordedEvent
 from shared.contracts.subjects import EVENTS_STREAM, event_subject
+from shared.eventstore.acks import AckInbox, PubAck, RefusedError
 from shared.eventstore.group_commit import Connection
-from shared.eventstore.jetstream import JetStream, within
+from shared.eventstore.jetstream import within
 from shared.eventstore.queries import QUERIES
 from shared.eventstore.topology import EVENT_ID, MESSAGE_ID, POSITION, ForeignStreamError, StreamEnd
 
@@ -31,8 +31,8 @@ _encoder = msgspec.json.Encoder()
 class Publisher:
     """Appends to the stream of events from where it ends. One that raised anything is of no more use."""
 
-    def __init__(self, jetstream: JetStream, store_id: UUID, end: StreamEnd) -> None:
-        self._jetstream = jetstream
+    def __init__(self, inbox: AckInbox, store_id: UUID, end: StreamEnd) -> None:
+        self._inbox = inbox
         self._store_id = store_id
         self._last_of_category: dict[str, int] = {}
         self.position = end.position
@@ -46,18 +46,16 @@ class Publisher:
             nats.errors.Error: anything else; some of the events may be in the stream.
         """
         headers = [await self._headers(connection, event, number) for number, event in enumerate(events)]
-        acks: list[asyncio.Future[PubAck]] = []
+        answers: list[asyncio.Future[PubAck]] = []
         try:
             for event, header in zip(events, headers, strict=True):
                 subject = event_subject(event.type, event.stream)
-                acks.append(await self._jetstream.publish_async(subject, _encoder.encode(event), headers=header))
-            await within(asyncio.wait(acks), ACKS_TIMEOUT_S)
-            for number, ack in enumerate(acks):
-                self._check(ack.result(), self.sequence + number + 1)
+                answers.append(await self._inbox.send(subject, _encoder.encode(event), header))
+            for ack in await within(asyncio.gather(*answers), ACKS_TIMEOUT_S):
+                self._check(ack)
         finally:
-            for ack in acks:
-                _give_up(ack)
-        self.sequence += len(events)
+            for answer in answers:
+                answer.cancel()
         self.position = events[-1].global_position
 
     async def _headers(self, connection: Connection, event: RecordedEvent, number: int) -> dict[str, str]:
@@ -76,16 +74,11 @@ class Publisher:
             EVENT_ID: str(event.event_id),
         }
 
-    def _check(self, ack: PubAck, sequence: int) -> None:
+    def _check(self, ack: PubAck) -> None:
         """A duplicate is what we want to see only where the message itself belongs."""
-        if ack.seq != sequence:
+        if ack.error is not None:
+            raise RefusedError(f"{ack.error.description} (error {ack.error.err_code})")
+        self.sequence += 1
+        if ack.seq != self.sequence:
             what = "a duplicate of" if ack.duplicate else "a message at"
-            raise ForeignStreamError(f"it reports {what} sequence {ack.seq} where {sequence} is due")
-
-
-def _give_up(ack: asyncio.Future[PubAck]) -> None:
-    """Lets go of an acknowledgement that nobody waits for any more."""
-    if not ack.done():
-        ack.cancel()
-    elif not ack.cancelled():
-        ack.exception()
+            raise ForeignStreamError(f"it reports {what} sequence {ack.seq} where {self.sequence} is due")

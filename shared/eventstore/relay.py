@@ -20,6 +20,7 @@ import structlog
 import uvloop
 from asyncpg.pool import PoolConnectionProxy
 
+from shared.eventstore.acks import AckInbox
 from shared.eventstore.api import ANY_POSITION
 from shared.eventstore.jetstream import jetstream
 from shared.eventstore.outages import OUTAGES
@@ -27,7 +28,7 @@ from shared.eventstore.publisher import Publisher
 from shared.eventstore.queries import QUERIES
 from shared.eventstore.rows import recorded
 from shared.eventstore.seals import SEAL_IDLE_S, Sealer, pause
-from shared.eventstore.topology import ForeignStreamError, Topology
+from shared.eventstore.topology import ForeignStreamError, StreamEnd, Topology
 from shared.eventstore.wakeups import CHANNEL
 from shared.messaging.connection import Bus, BusSettings
 from shared.observability import logging, metrics
@@ -60,7 +61,7 @@ class Relay:
 
     def __init__(self, pool: asyncpg.Pool, bus: Bus, *, replicas: int = 1, seal_idle_s: float = SEAL_IDLE_S) -> None:
         self._pool = pool
-        self._jetstream = jetstream(bus.client)
+        self._bus = bus
         self._replicas = replicas
         self._seal_idle_s = seal_idle_s
         self._wake = asyncio.Event()
@@ -91,7 +92,7 @@ class Relay:
         """Publishes until `stop`. Losing `connection` is losing the lock; every turn uses it, so that is noticed."""
         log.info("relay.lead.taken")
         store_id = UUID(int=(await connection.fetchval(QUERIES.store_id, timeout=_TIMEOUT_S)).int)
-        topology = Topology(self._jetstream, store_id, replicas=self._replicas)
+        topology = Topology(jetstream(self._bus.client), store_id, replicas=self._replicas)
         await connection.add_listener(CHANNEL, self._on_commit)
         self.leading.set()
         foreign = False
@@ -101,8 +102,9 @@ class Relay:
                     if foreign:
                         await topology.remake_events()
                     foreign = False
-                    publisher = await self._resume(connection, topology, store_id)
-                    await self._publish(connection, topology, publisher, stop)
+                    async with AckInbox(self._bus.client) as inbox:
+                        publisher = Publisher(inbox, store_id, await self._find_end(connection, topology))
+                        await self._publish(connection, topology, publisher, stop)
                 except ForeignStreamError as error:
                     foreign = True
                     log.warning("relay.stream.remade", reason=str(error))
@@ -116,8 +118,8 @@ class Relay:
     def _on_commit(self, *_: object) -> None:
         self._wake.set()
 
-    async def _resume(self, connection: PoolConnectionProxy, topology: Topology, store_id: UUID) -> Publisher:
-        """A publisher that goes on where the stream ends, whatever we believed before."""
+    async def _find_end(self, connection: PoolConnectionProxy, topology: Topology) -> StreamEnd:
+        """Where the stream ends, which is where to go on, whatever we believed before."""
         await topology.ensure()
         end = await topology.end()
         if end.event_id is not None:
@@ -127,7 +129,7 @@ class Relay:
         believed: int | None = await connection.fetchval(QUERIES.published_position, timeout=_TIMEOUT_S)
         log.info("relay.publishing.resumed", position=end.position, checkpoint=believed)
         self.position = end.position
-        return Publisher(self._jetstream, store_id, end)
+        return end
 
     async def _publish(
         self, connection: PoolConnectionProxy, topology: Topology, publisher: Publisher, stop: asyncio.Event

@@ -15,10 +15,14 @@ from nats.js.errors import NotFoundError
 
 from deploy.embedded.nats import EmbeddedNats
 from shared.contracts.subjects import DURABLES, EVENTS_STREAM, STREAMS
+from shared.eventstore.acks import AckInbox, RefusedError
 from shared.eventstore.hashing import NO_HASH, seal_hash
+from shared.eventstore.jetstream import jetstream
 from shared.eventstore.migrate import migrate
 from shared.eventstore.postgres import PostgresEventStore
+from shared.eventstore.publisher import Publisher
 from shared.eventstore.relay import Relay
+from shared.eventstore.topology import ForeignStreamError, StreamEnd, Topology
 from tests.support.bus import connected_bus, stream_api
 from tests.support.log import PASSWORDS, LogDatabase, StoreFor, a_fact, a_job_stream, an_account_event, an_append
 from tests.support.published import published, published_positions
@@ -288,3 +292,46 @@ async def test_log_is_sealed_every_256_events_and_when_it_rests(
         (1, 256, 256, first),
         (257, 300, 44, second),
     ]
+
+
+async def test_relay_that_does_not_know_it_was_replaced_neither_doubles_nor_disorders(
+    store_for: StoreFor, bus_server: EmbeddedNats, log_database: LogDatabase
+) -> None:
+    await append_jobs(store_for, 9)
+    store = await store_for("scheduler")
+    log = await store.read()
+    store_id = await store.store_id()
+    connection = await asyncpg.connect(log_database.dsn("relay"))
+    async with connected_bus(bus_server, "relay") as bus:
+        stream = jetstream(bus.client)
+        await Topology(stream, store_id).ensure()
+        async with AckInbox(bus.client) as inbox:
+            old, new = (Publisher(inbox, store_id, StreamEnd()) for _ in range(2))
+            await new.publish(connection, log[:5])
+            for late in (log[:5], log[:1], [msgspec.structs.replace(log[8], global_position=77)]):
+                with pytest.raises(RefusedError, match="wrong last sequence"):
+                    await old.publish(connection, late)
+            await new.publish(connection, log[5:])
+    await connection.close()
+    assert await published_positions(bus_server) == list(range(1, 10))
+
+
+async def test_message_that_jetstream_takes_for_one_it_has_removed_is_not_believed(
+    store_for: StoreFor, bus_server: EmbeddedNats, log_database: LogDatabase
+) -> None:
+    await append_jobs(store_for, 3)
+    store = await store_for("scheduler")
+    store_id = await store.store_id()
+    connection = await asyncpg.connect(log_database.dsn("relay"))
+    async with connected_bus(bus_server, "relay") as bus:
+        stream = jetstream(bus.client)
+        topology = Topology(stream, store_id)
+        await topology.ensure()
+        async with AckInbox(bus.client) as inbox:
+            await Publisher(inbox, store_id, StreamEnd()).publish(connection, await store.read())
+            await cast("Any", stream_api(bus)).purge_stream(EVENTS_STREAM)
+            with pytest.raises(ForeignStreamError, match="a duplicate of sequence 1 where 4 is due"):
+                await Publisher(inbox, store_id, StreamEnd(sequence=3)).publish(connection, await store.read())
+        with pytest.raises(ForeignStreamError, match="removed"):
+            await topology.end()
+    await connection.close()
