@@ -150,12 +150,27 @@ def fetch(url: str, job_id: str) -> tuple[Path, Path | None]:
 def timeline(url: str, job_id: str) -> Table:
     """The job's whole history from the log, with the seconds since it was submitted."""
     events = httpx.get(f"{url}/api/v1/jobs/{job_id}/events", timeout=10).raise_for_status().json()["events"]
-    table = Table("position", "seconds", "event", "stream", box=None, header_style="dim")
+    table = Table("position", "seconds", "event", "what", box=None, header_style="dim")
     start = datetime.fromisoformat(events[0]["recorded_at"])
     for event in events:
         after = (datetime.fromisoformat(event["recorded_at"]) - start).total_seconds()
-        table.add_row(str(event["global_position"]), f"{after:.2f}", event["type"], event["stream"][:16] + "…")
+        table.add_row(str(event["global_position"]), f"{after:.2f}", event["type"], gist(event["data"]))
     return table
+
+
+def gist(data: dict[str, Any]) -> str:
+    """The member of an event that says most to a person, if it has one of those."""
+    amount = data.get("amount_micro_usd")
+    step = data.get("checkpoint", {}).get("step")
+    reserved = data.get("reserved_micro_usd")
+    told = [
+        data.get("name"),
+        None if step is None else f"step {step}",
+        None if amount is None else f"${amount / 1e6:.6f}",
+        None if reserved is None else f"${reserved / 1e6:.6f}",
+        data.get("reason"),
+    ]
+    return next((text for text in told if text), "")
 
 
 def relative(path: Path) -> str:
