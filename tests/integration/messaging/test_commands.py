@@ -209,6 +209,36 @@ async def test_stop_finishes_the_command_in_flight_and_takes_no_other(bus_server
     assert answer.result().position == 1
 
 
+async def test_command_that_does_not_end_in_time_is_cancelled_at_the_stop(bus_server: EmbeddedNats) -> None:
+    begun, cancelled, stop, ready = asyncio.Event(), asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def endless(_command: Ping, _envelope: CommandEnvelope) -> CommandReply:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        return CommandReply()
+
+    async with connected_bus(bus_server, OWNER) as bus, sending(bus_server) as sender, asyncio.timeout(20):
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(CommandServer(bus, OWNER, {Ping: endless}).run(stop, drain_s=0.2, ready=ready))
+            await ready.wait()
+            asked = tasks.create_task(_unanswered(sender))
+            await begun.wait()
+            stop.set()
+    assert cancelled.is_set()
+    assert asked.result()
+
+
+async def _unanswered(sender: CommandSender) -> bool:
+    try:
+        await sender.send(OWNER, Ping(), correlation_id=uuid4(), timeout_s=1)
+    except Unavailable:
+        return True
+    return False
+
+
 async def _no_owner(sender: CommandSender) -> None:
     """Returns when the owner has left its queue group."""
     async with asyncio.timeout(10):
