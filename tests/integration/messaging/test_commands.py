@@ -220,13 +220,17 @@ async def test_command_that_does_not_end_in_time_is_cancelled_at_the_stop(bus_se
             cancelled.set()
         return CommandReply()
 
-    async with connected_bus(bus_server, OWNER) as bus, sending(bus_server) as sender, asyncio.timeout(20):
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(CommandServer(bus, OWNER, {Ping: endless}).run(stop, drain_s=0.2, ready=ready))
-            await ready.wait()
-            asked = tasks.create_task(_unanswered(sender))
-            await begun.wait()
-            stop.set()
+    async with (
+        connected_bus(bus_server, OWNER) as bus,
+        sending(bus_server) as sender,
+        asyncio.timeout(20),
+        asyncio.TaskGroup() as tasks,
+    ):
+        tasks.create_task(CommandServer(bus, OWNER, {Ping: endless}).run(stop, drain_s=0.2, ready=ready))
+        await ready.wait()
+        asked = tasks.create_task(_unanswered(sender))
+        await begun.wait()
+        stop.set()
     assert cancelled.is_set()
     assert asked.result()
 
