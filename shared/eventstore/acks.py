@@ -46,7 +46,8 @@ class AckInbox:
         self._sent = 0
 
     async def __aenter__(self) -> Self:
-        self._subscription = await self._client.subscribe(f"{self._prefix}.*", cb=self._receive)
+        subject = f"{self._prefix}.*"
+        self._subscription = await self._client.subscribe(subject, cb=self._receive)  # pyright: ignore[reportUnknownMemberType] - nats-py
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -1,8 +1,10 @@
 """The log in Postgres. Appends go through `log.append_batch` alone; readers page by position and miss nothing."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -80,18 +82,15 @@ class PostgresEventStore:
 
     async def head(self) -> int:
         """The highest committed position, 0 in an empty log."""
-        with unavailable_on_outage("head"):
-            return await self._pool.fetchval(QUERIES.head, timeout=READ_TIMEOUT_S)
+        return await self._value(QUERIES.head)
 
     async def position_at(self, moment: datetime) -> int:
         """The highest position recorded at or before `moment`, 0 if there is none."""
-        with unavailable_on_outage("position_at"):
-            return await self._pool.fetchval(QUERIES.position_at, moment, timeout=READ_TIMEOUT_S)
+        return await self._value(QUERIES.position_at, moment)
 
     async def store_id(self) -> UUID:
         """The identity of this log; a database made anew has another one."""
-        with unavailable_on_outage("store_id"):
-            return UUID(int=(await self._pool.fetchval(QUERIES.store_id, timeout=READ_TIMEOUT_S)).int)
+        return UUID(int=(await self._value(QUERIES.store_id)).int)
 
     def listen(self) -> AsyncGenerator[None]:
         """Yields at once, after each batch of commits, and at least every second: a hint to read on."""
@@ -99,5 +98,11 @@ class PostgresEventStore:
 
     async def _read(self, query: str, *arguments: object) -> list[RecordedEvent]:
         with unavailable_on_outage("read"):
-            rows = await self._pool.fetch(query, *arguments, timeout=READ_TIMEOUT_S)
+            async with asyncio.timeout(READ_TIMEOUT_S):  # the wait for a free connection too
+                rows = await self._pool.fetch(query, *arguments)
         return [recorded(row) for row in rows]
+
+    async def _value(self, query: str, *arguments: object) -> Any:
+        with unavailable_on_outage("read"):
+            async with asyncio.timeout(READ_TIMEOUT_S):
+                return await self._pool.fetchval(query, *arguments)
