@@ -11,7 +11,7 @@ from services.gateway.domain.views import JobView, fold_job
 from services.gateway.projections.jobs import JobsView
 from services.gateway.reads import JobReads
 from shared.eventstore.api import EventStore
-from shared.problems import Rejected
+from shared.problems import Rejected, Unavailable
 
 CATCH_UP_S = 2.0
 
@@ -60,7 +60,8 @@ class AttemptAccess:
         attempts = await self._jobs.attempts_by_token(digest)
         if not attempts:
             # A token cannot be looked up in the log by itself: let the view catch up with what is there now.
-            await self._reads.caught_up(CATCH_UP_S)
+            if not await self._reads.caught_up(CATCH_UP_S):
+                raise Unavailable("the view of attempts is behind the log")
             attempts = await self._jobs.attempts_by_token(digest)
         attempt = await self.require_live(holder(attempts, given))
         return await self._reads.view(attempt.job_id, with_deleted=True)

@@ -18,7 +18,10 @@ CHECKPOINT_FOLDER = "/checkpoint-"
 
 
 class JobBody(msgspec.Struct, frozen=True, kw_only=True):
-    """A job as clients see it. Times are ISO 8601 in UTC; `queue_position` counts from 1 and is None off the queue."""
+    """A job as clients see it. Times are ISO 8601 in UTC; `queue_position` counts from 1.
+
+    It is 0 for a job that has its slot and is being started, and None for one that does not wait.
+    """
 
     job_id: str
     job_type: Literal["local", "cloud"]
@@ -84,13 +87,19 @@ def job_body(view: JobView, *, now: datetime, queue_position: int | None) -> Job
         is_terminal=status in TERMINAL_STATUSES,
         is_active=status in ACTIVE_STATUSES,
         duration_seconds=_duration_s(view, now),
-        queue_position=queue_position if status in {"pending", "uploading", "queued"} else None,
+        queue_position=_place(view, status, queue_position),
     )
 
 
 def iso(moment: datetime | None) -> str | None:
     """ISO 8601 with microseconds and `+00:00`."""
     return None if moment is None else moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _place(view: JobView, status: Status, queue_position: int | None) -> int | None:
+    if view.job.phase == "dispatching":
+        return 0
+    return queue_position if status in {"pending", "uploading", "queued"} else None
 
 
 def _duration_s(view: JobView, now: datetime) -> float | None:
