@@ -23,10 +23,16 @@ from shared.contracts.job import ArtifactRef
 from shared.decider import Decider, execute, fold
 from shared.eventstore.api import EventStore
 from shared.eventstore.outages import unavailable_on_outage
+from shared.ids import derived_id
 
 ARTIFACT_DECIDER = Decider(initial=artifact.INITIAL, evolve=artifact.evolve, decide=artifact.decide)
 
 log = structlog.stdlib.get_logger()
+
+
+def artifact_stream(bucket: str, object_key: str) -> str:
+    """The stream of one object key; the same key always gives the same stream."""
+    return f"artifact-{derived_id(bucket, object_key)}"
 
 
 class Storage:
@@ -85,7 +91,7 @@ class Storage:
 
     async def find_object(self, bucket: str, object_key: str) -> ArtifactStored | None:
         """What a key names now, from its stream: true from the moment its upload was answered."""
-        stream = artifact.stream_of(bucket, check_object_key(object_key))
+        stream = artifact_stream(bucket, check_object_key(object_key))
         return fold(ARTIFACT_DECIDER, await self._store.read_stream(stream)).current
 
     async def store_artifact(self, stored: ArtifactStored) -> None:
@@ -94,7 +100,7 @@ class Storage:
         await execute(
             self._store,
             ARTIFACT_DECIDER,
-            artifact.stream_of(stored.bucket, stored.object_key),
+            artifact_stream(stored.bucket, stored.object_key),
             stored,
             meta=EventMetadata(actor=actor),
             correlation_id=stored.job_id,

@@ -6,7 +6,6 @@ import msgspec
 
 from shared.contracts.artifact import ArtifactStored
 from shared.contracts.job import Event
-from shared.ids import derived_id
 from shared.problems import Rejected
 
 OUTPUTS = "outputs"
@@ -21,11 +20,6 @@ class ArtifactState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 INITIAL = ArtifactState()
-
-
-def stream_of(bucket: str, object_key: str) -> str:
-    """The stream of one object key; the same key always gives the same stream."""
-    return f"artifact-{derived_id(bucket, object_key)}"
 
 
 def evolve(state: ArtifactState, event: Event) -> ArtifactState:

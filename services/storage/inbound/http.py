@@ -4,7 +4,7 @@ Only the gateway calls it, with one bearer token; who may read or write which ob
 """
 
 import hmac
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from urllib.parse import unquote
 from uuid import UUID
@@ -12,7 +12,7 @@ from uuid import UUID
 from litestar import HttpMethod, Litestar, Request, Response, get, put, route
 from litestar.connection import ASGIConnection
 from litestar.exceptions import HTTPException
-from litestar.handlers import BaseRouteHandler
+from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 from litestar.params import FromPath, FromQuery
 from litestar.response import Stream
 
@@ -36,6 +36,7 @@ from shared.problems import Rejected, Unavailable
 from shared.settings import Secret
 
 AnyRequest = Request[Any, Any, Any]
+AnyConnection = ASGIConnection[Any, Any, Any, Any]
 
 
 def object_key_of(request: AnyRequest) -> str:
@@ -77,13 +78,6 @@ async def _limited(chunks: AsyncIterator[bytes], max_bytes: int) -> AsyncIterato
 def make_app(storage: Storage, token: Secret, max_object_bytes: int) -> Litestar:
     """The interface as an ASGI application."""
 
-    def check_token(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
-        given = connection.headers.get("Authorization", "")
-        if not given:
-            raise Rejected("missing_token", "Authorization: Bearer <token> is needed")
-        if not hmac.compare_digest(given.encode(), f"Bearer {token.reveal()}".encode()):
-            raise Rejected("invalid_token", "the token is not valid here")
-
     @put("/{bucket:str}/{key:path}", request_max_body_size=None, status_code=200)
     async def put_object(bucket: FromPath[str], request: AnyRequest) -> Response[dict[str, str]]:
         """Stores the body; 200 means it is durable and recorded."""
@@ -99,6 +93,21 @@ def make_app(storage: Storage, token: Secret, max_object_bytes: int) -> Litestar
         found = await _find(storage, bucket, object_key_of(request))
         return _bytes_answer(storage, request, bucket, found)
 
+    return Litestar(
+        route_handlers=[put_object, get_object, *_list_routes(storage)],
+        guards=[_token_guard(token)],
+        exception_handlers={
+            Rejected: rejected,
+            Unavailable: unavailable,
+            HTTPException: http_problem,
+            Exception: internal_error,
+        },
+        openapi_config=None,
+        logging_config=None,
+    )
+
+
+def _list_routes(storage: Storage) -> list[HTTPRouteHandler]:
     @get("/")
     async def list_buckets() -> dict[str, Any]:
         """Buckets with something in them."""
@@ -128,18 +137,20 @@ def make_app(storage: Storage, token: Secret, max_object_bytes: int) -> Litestar
                 )
         return {"Name": bucket, "Contents": [_listed(row) for row in found]}
 
-    return Litestar(
-        route_handlers=[put_object, get_object, list_buckets, list_contents],
-        guards=[check_token],
-        exception_handlers={
-            Rejected: rejected,
-            Unavailable: unavailable,
-            HTTPException: http_problem,
-            Exception: internal_error,
-        },
-        openapi_config=None,
-        logging_config=None,
-    )
+    return [list_buckets, list_contents]
+
+
+def _token_guard(token: Secret) -> Callable[[AnyConnection, BaseRouteHandler], None]:
+    expected = f"Bearer {token.reveal()}".encode()
+
+    def check_token(connection: AnyConnection, _handler: BaseRouteHandler) -> None:
+        given = connection.headers.get("Authorization", "")
+        if not given:
+            raise Rejected("missing_token", "Authorization: Bearer <token> is needed")
+        if not hmac.compare_digest(given.encode(), expected):
+            raise Rejected("invalid_token", "the token is not valid here")
+
+    return check_token
 
 
 async def _receive(storage: Storage, request: AnyRequest, max_object_bytes: int) -> ArtifactStored:

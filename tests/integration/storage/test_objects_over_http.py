@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from services.storage.domain.artifact import stream_of
+from services.storage.handlers import artifact_stream
 from shared.contracts import catalogue
 from shared.contracts.artifact import ArtifactStored, ConfirmArtifacts
 from shared.contracts.job import ArtifactRef
@@ -27,7 +27,7 @@ def sha256_of(body: bytes) -> str:
 
 
 async def facts(storage: StorageServer, key: str) -> list[ArtifactStored]:
-    history = await storage.runtime.store.read_stream(stream_of("outputs", key))
+    history = await storage.runtime.store.read_stream(artifact_stream("outputs", key))
     return [event for event in map(catalogue.decode, history) if isinstance(event, ArtifactStored)]
 
 
