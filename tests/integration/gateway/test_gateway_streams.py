@@ -47,15 +47,15 @@ async def opened(site: Site, path: str, last: str | None = None) -> AsyncGenerat
         yield frames(answer)
 
 
-async def take_until(stream: AsyncIterator[Frame], event_type: str, limit: int = 200) -> list[Frame]:
-    """Log-backed frames up to the first of a type."""
+async def take_until(stream: AsyncIterator[Frame], event_type: str) -> list[Frame]:
+    """Log-backed frames up to the first of a type, or TimeoutError: heartbeats alone would go on for ever."""
     found: list[Frame] = []
-    async for frame in stream:
-        if frame.id is not None:
-            found.append(frame)
-            if json.loads(frame.data)["event_type"] == event_type:
-                return found
-        assert len(found) < limit
+    async with asyncio.timeout(30):
+        async for frame in stream:
+            if frame.id is not None:
+                found.append(frame)
+                if json.loads(frame.data)["event_type"] == event_type:
+                    return found
     raise AssertionError(f"the stream ended before {event_type}")
 
 
