@@ -19,18 +19,24 @@ def test_killed_service_while_training_job_completes_once(system: System, pictur
 
     dead = system.kill(victim)
     system.await_restarted(victim, dead)
-    job = system.await_status(job_id, "completed")
+    system.await_status(job_id, "completed")
+    await_value(30, "billing has settled the job", lambda: "account.funds_captured.v1" in _told(system, job_id))
 
     events = system.history(job_id)
-    told = [event["type"] for event in events]
+    told = _told(system, job_id)
     assert told.count("job.completed.v1") == 1
     assert told.count("attempt.requested.v1") == 1
     assert told.count("attempt.succeeded.v1") == 1
     assert told.count("account.funds_captured.v1") == 1
-    assert job["cost_usd"] > 0
+    assert system.job(job_id)["cost_usd"] > 0
     (attempt,) = {event["stream"].removeprefix("attempt-") for event in events if event["stream"].startswith("attempt")}
     assert _starts(system, attempt) == 1
     assert _stored(system, job_id) == [line["seq"] for line in system.spooled_lines(attempt)]
+
+
+def _told(system: System, job_id: str) -> list[str]:
+    """The types of the job's events, in log order."""
+    return [event["type"] for event in system.history(job_id)]
 
 
 def _starts(system: System, attempt_id: str) -> int:

@@ -20,8 +20,8 @@ from trainer.data.pictures import open_rgb, placed_pixels, upright_size
 from trainer.data.prepare import CachedTensors, Encoding, cache_latents, cache_texts
 from trainer.data.sampler import Sampler
 from trainer.failures import AttemptFailed
-from trainer.families.base import BaseModel
 from trainer.families.flux import FAMILY
+from trainer.families.protocol import BaseModel
 from trainer.report.events import Redactor, Reporter
 from trainer.report.spool import Spool
 

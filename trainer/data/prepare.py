@@ -18,7 +18,7 @@ from trainer.data.discover import Picture
 from trainer.data.pictures import UNREADABLE, placed_pixels
 from trainer.data.sampler import Visit
 from trainer.failures import AttemptFailed
-from trainer.families.base import BaseModel, Conditioning, Family
+from trainer.families.protocol import BaseModel, Conditioning, Family
 from trainer.report.events import Reporter
 
 _log = logging.getLogger("trainer.data")

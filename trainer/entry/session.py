@@ -20,9 +20,9 @@ from trainer.data.prepare import CachedTensors, Encoding, cache_latents, cache_t
 from trainer.data.sampler import Sampler
 from trainer.entry.publication import Publishing
 from trainer.failures import AttemptFailed
-from trainer.families.base import BaseModel, Family
 from trainer.families.base_model import fingerprint, locate
 from trainer.families.libraries import quieten_libraries
+from trainer.families.protocol import BaseModel, Family
 from trainer.families.registry import load_family
 from trainer.fetch import Fetcher
 from trainer.publish.publisher import Publisher

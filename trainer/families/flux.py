@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from shared.contracts.training_keys import TrainingSpec
-from trainer.families.base import BaseModel, Conditioning, RenderRequest
+from trainer.families.protocol import BaseModel, Conditioning, RenderRequest
 
 _ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 _CONTEXT = ["add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
@@ -32,7 +32,7 @@ _TARGETS: dict[str, list[str]] = {
 
 
 class Flux:
-    """The FLUX.1 adapter; see `trainer.families.base.Family` for what each method promises."""
+    """The FLUX.1 adapter; see `trainer.families.protocol.Family` for what each method promises."""
 
     name = "flux"
     objective: Literal["flow"] = "flow"

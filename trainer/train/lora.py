@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from shared.contracts.training_keys import TrainingSpec
 from trainer.failures import AttemptFailed
-from trainer.families.base import Family
+from trainer.families.protocol import Family
 
 LORA_FILE_NAME = "pytorch_lora_weights.safetensors"
 _PREFIX = "transformer."

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from shared.contracts.training_keys import TrainingSpec
-from trainer.families.base import Conditioning, Family
+from trainer.families.protocol import Conditioning, Family
 
 _AUTO_SHIFT_LOW = (256, 0.5)
 _AUTO_SHIFT_HIGH = (4096, 1.15)

@@ -16,7 +16,7 @@ from trainer.data.discover import Picture
 from trainer.data.prepare import CachedTensors
 from trainer.data.sampler import Sampler, SamplerState
 from trainer.failures import AttemptFailed
-from trainer.families.base import BaseModel, Family
+from trainer.families.protocol import BaseModel, Family
 from trainer.train.checkpoint import CheckpointFolder, CheckpointWriter, random_states, restore_random_states
 from trainer.train.lora import LORA_FILE_NAME, Adapter, Average, to_device
 from trainer.train.objective import Batch, training_loss

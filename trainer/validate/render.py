@@ -10,7 +10,7 @@ import torch
 
 from shared.contracts.training_keys import TrainingSpec
 from trainer.data.prepare import CachedTensors
-from trainer.families.base import RenderRequest
+from trainer.families.protocol import RenderRequest
 from trainer.publish.publisher import Publication, Publisher
 from trainer.publish.upload import OutgoingFile, StoredFile
 from trainer.report.events import Reporter
