@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from uuid import UUID
 
+import msgspec
+
 from services.provider_bridge.attempt_stream import ATTEMPT, attempt_stream
 from services.provider_bridge.domain.attempt_commands import AttemptCommand, Cancel, Report, Request
 from services.provider_bridge.domain.attempt_states import AttemptState, Ended
@@ -42,7 +44,9 @@ class AttemptHandlers:
 
     async def report(self, command: ReportMilestone, envelope: CommandEnvelope) -> CommandReply:
         """Records what a trainer reported. Answers `{"late": bool}`: true if it came after the attempt's end."""
-        done = await self._execute(command.attempt_id, Report(command=command), envelope)
+        # A trainer's clock may be fast: nothing it reports happened later than now, or it would be billed.
+        known = msgspec.structs.replace(command, at=min(command.at, self._clock()))
+        done = await self._execute(command.attempt_id, Report(command=known), envelope)
         late = isinstance(done.state, Ended) and command.report_type in done.state.late_types
         return CommandReply(position=done.position, data={"late": late})
 

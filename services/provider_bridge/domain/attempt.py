@@ -172,27 +172,32 @@ def _milestone(run: Run, report: ReportMilestone, *, ending: bool) -> list[Event
             raise Rejected("validation_error", f"{report.report_type} is not a milestone")
 
 
+def _ended_at(run: Run, report: ReportMilestone) -> datetime:
+    """The trainer's moment; never before its own start, whatever its clock did meanwhile."""
+    return max(run.started_at, report.at) if isinstance(run, Running) else report.at
+
+
 def _succeeded(run: Run, report: ReportMilestone) -> AttemptSucceeded:
-    done = _read(report, _Done)
+    done, ended_at = _read(report, _Done), _ended_at(run, report)
     return AttemptSucceeded(
         steps=done.steps,
         final_loss=done.final_loss,
         artifacts=done.artifacts,
         undelivered=done.undelivered,
-        ended_at=report.at,
-        billed_seconds=billed_seconds(run, report.at),
+        ended_at=ended_at,
+        billed_seconds=billed_seconds(run, ended_at),
     )
 
 
 def _failed_report(run: Run, report: ReportMilestone) -> AttemptFailed:
-    failed = _read(report, _Failed)
+    failed, ended_at = _read(report, _Failed), _ended_at(run, report)
     return AttemptFailed(
         kind=failed.kind,
         message=failed.message,
         advice=failed.advice,
         exit_code=None,
-        ended_at=report.at,
-        billed_seconds=billed_seconds(run, report.at),
+        ended_at=ended_at,
+        billed_seconds=billed_seconds(run, ended_at),
     )
 
 

@@ -274,6 +274,12 @@ def test_done_succeeds_and_bills_from_hello_to_done() -> None:
     )
 
 
+def test_end_before_the_start_by_the_trainers_clock_is_the_start() -> None:
+    [event] = when(RUNNING, report("done", {"steps": 5}, 3))
+    assert isinstance(event, AttemptSucceeded)
+    assert (event.ended_at, event.billed_seconds) == (STARTED.started_at, 0)
+
+
 def test_done_that_was_never_started_bills_nothing() -> None:
     [event] = when(ACCEPTED_PHASE, report("done", {"steps": 5}))
     assert isinstance(event, AttemptSucceeded)
