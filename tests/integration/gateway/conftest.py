@@ -254,6 +254,7 @@ async def open_site(service_settings: ServiceSettings, tmp_path: Path) -> AsyncI
             return site
 
         yield opened
+    stand_in_trainer.end_all(tmp_path)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A small real program in the trainer's place: reads its spec, obeys signals, ends as its config says."""
 
 import asyncio
+import contextlib
 import json
 import os
 import stat
@@ -9,6 +10,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
+
+import psutil
 
 from shared.contracts.run import RunSpec
 
@@ -79,6 +82,20 @@ def starts(state_dir: Path, attempt_id: UUID) -> list[dict[str, Any]]:
 def finish(state_dir: Path, attempt_id: UUID) -> None:
     """Lets a waiting stand-in end with code 0."""
     (state_dir / "attempts" / str(attempt_id) / "work" / "finish").touch()
+
+
+def end_all(folder: Path) -> None:
+    """Ends every process that was started for something below `folder`: runners and trainers outlive their bridge."""
+    left = [process for process in psutil.process_iter(["cmdline"]) if _is_about(process, folder)]
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=10)
+
+
+def _is_about(process: psutil.Process, folder: Path) -> bool:
+    command: list[str] = process.info["cmdline"] or []
+    return any(part.startswith(f"{folder}/") for part in command)
 
 
 def is_running(pid: int) -> bool:
