@@ -65,11 +65,24 @@ imports: setup
 [group('check')]
 check: lint types imports
 
-# Everything: environments, checks, the tests, and the trainer's tests
+# Everything: environments, checks, the tests, the whole system, and the trainer's tests
 [group('test')]
-test: setup setup-trainer check
-    {{ python }} -m pytest tests --ignore=tests/trainer
-    {{ trainer_python }} -m pytest -c tests/trainer/pytest.ini tests/trainer
+test: setup setup-trainer check test-parts test-system test-trainer
+
+# The tests of the parts: units, properties, contracts, and services on real Postgres and NATS; two workers
+[group('test')]
+test-parts *options: setup
+    {{ python }} -m pytest tests --ignore=tests/trainer --ignore=tests/acceptance -n 2 --dist loadfile -q {{ options }}
+
+# The whole system as a person runs it, with real training
+[group('test')]
+test-system *options: setup setup-trainer
+    {{ python }} -m pytest tests/acceptance -q {{ options }}
+
+# The trainer's own tests, in its environment
+[group('test')]
+test-trainer *options: setup-trainer
+    {{ trainer_python }} -m pytest -c tests/trainer/pytest.ini tests/trainer -q {{ options }}
 
 # The tests that start no server
 [group('test')]
