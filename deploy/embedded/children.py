@@ -4,10 +4,11 @@ import http.client
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.embedded.postgres_binaries import ROOT_HOME
 from deploy.embedded.process import LOOPBACK, spawn
 from deploy.embedded.supervisor import Program
 
@@ -33,17 +34,23 @@ class Site:
     environ: Mapping[str, str]
     database_url: Callable[[str], str]
     nats_login: Callable[[str], tuple[str, str]]
+    dataset_roots: Sequence[Path] = ()
 
     @property
     def gateway_url(self) -> str:
         """Where this machine reaches the gateway."""
-        host = _WILDCARDS.get(self.host, self.host)
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+        return reachable_url(self.host, self.port)
 
     @property
     def storage_url(self) -> str:
         """Where the gateway reaches the bytes of objects."""
         return f"http://{LOOPBACK}:{self.storage_port}"
+
+
+def reachable_url(host: str, port: int) -> str:
+    """Where this machine reaches a server that listens on this address."""
+    host = _WILDCARDS.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _nothing(_site: Site) -> dict[str, str]:
@@ -61,10 +68,10 @@ class Child:
     answers_http: bool = False
 
     def environment(self, site: Site) -> dict[str, str]:
-        """Everything this process is told: what we were started with, then what it needs of this start."""
+        """Everything this process is told: what we were started with but for our secrets, and what it needs."""
         user, password = site.nats_login(self.name)
         return {
-            **site.environ,
+            **{name: value for name, value in site.environ.items() if name not in SUPERVISOR_SECRETS},
             "DATABASE_URL": site.database_url(self.name),
             "NATS_URL": site.nats_url,
             "NATS_USER": user,
@@ -105,7 +112,10 @@ def _is_ready(site: Site) -> bool:
 
 
 def _storage(site: Site) -> dict[str, str]:
+    roots = {"STORAGE_DATASET_ROOTS": ":".join(map(str, site.dataset_roots))} if site.dataset_roots else {}
     return {
+        **roots,
+        "STORAGE_PRIVATE_DIRS": str(ROOT_HOME),
         "STORAGE_ROOT": str(site.data_dir / "objects"),
         "STORAGE_HTTP_PORT": str(site.storage_port),
         "STORAGE_HTTP_TOKEN": site.storage_token,
@@ -148,3 +158,16 @@ CHILDREN = (
 )
 INSPECTOR = "inspector"
 """The Postgres role that may only read; `verify` uses it."""
+
+SUPERVISOR_SECRETS = frozenset(
+    [
+        "TUNEWRIGHT_DATABASE_URL",
+        "TUNEWRIGHT_NATS_URL",
+        "TUNEWRIGHT_API_KEY",
+        "DATABASE_SUPERUSER_URL",
+        "PGPASSWORD",
+        "POSTGRES_PASSWORD",
+        *(f"{name.upper()}_PASSWORD" for name in (INSPECTOR, *(child.name for child in CHILDREN))),
+    ]
+)
+"""What the supervisor may have been started with and no child may know: other logins than its own."""

@@ -16,6 +16,7 @@ class UpOptions:
     database_url: str | None = None
     nats_url: str | None = None
     config_dir: Path | None = None
+    dataset_roots: Sequence[Path] = ()
     extra_env: Mapping[str, str] = field(default_factory=dict[str, str])
     log_format: str = "json"
 
@@ -29,5 +30,13 @@ def options_from(arguments: Sequence[str]) -> UpOptions:
     parser.add_argument("--database-url", help="a Postgres that is already there, as a superuser")
     parser.add_argument("--nats-url", help="a NATS with JetStream that is already there")
     parser.add_argument("--config-dir", type=Path, help="training configs to serve")
+    parser.add_argument(
+        "--dataset-root",
+        dest="dataset_roots",
+        action="append",
+        default=[],
+        type=Path,
+        help="datasets come from inside this directory only; may be repeated",
+    )
     parser.add_argument("--log-format", choices=("json", "console"), default="json")
     return UpOptions(**vars(parser.parse_args(arguments)))

@@ -12,12 +12,13 @@ from urllib.parse import quote, urlsplit
 import asyncpg
 
 from deploy.embedded.child_log import RotatedFile
-from deploy.embedded.children import INSPECTOR, Child, Site
+from deploy.embedded.children import INSPECTOR, Child, Site, reachable_url
 from deploy.embedded.data_dir import POSTGRES, DataDir, RunState, Secrets, mark
 from deploy.embedded.nats import EmbeddedNats, NatsUser
 from deploy.embedded.options import UpOptions
 from deploy.embedded.postgres import SUPERUSER, EmbeddedPostgres
 from deploy.embedded.process import EmbeddedError, free_port, port_is_free
+from deploy.embedded.start_checks import check_dataset_roots, check_survivors, remember_gateway
 from deploy.embedded.supervisor import Program, RestartPolicy, Supervisor
 from shared.contracts.subjects import all_permissions
 from shared.eventstore.migrate import MigrationError
@@ -78,6 +79,8 @@ class Stack:
                     f"port {self._options.port} on {self._options.host} is taken; choose another with --port. "
                     "Nothing was started.",
                 )
+            check_dataset_roots(self._options, os.environ)
+            check_survivors(self._data.path, reachable_url(self._options.host, self._options.port))
             asyncio.run(self._run())
         finally:
             self._data.close()
@@ -120,6 +123,7 @@ class Stack:
             nats_url=site.nats_url,
             log_dsn=site.database_url(INSPECTOR),
         )
+        remember_gateway(self._data.path, site.gateway_url)
         await supervisor.start(group, _server_programs(postgres, nats))
         await self._prepare_database(superuser_dsn, database, {role: secrets.postgres[role] for role in roles})
         await supervisor.start(group, [child.program(site) for child in self._children])
@@ -182,6 +186,7 @@ class Stack:
             environ={**os.environ, **self._options.extra_env},
             database_url=database_url,
             nats_login=nats_login,
+            dataset_roots=[root.expanduser().absolute() for root in self._options.dataset_roots],
         )
 
     async def _prepare_database(self, superuser_dsn: str, database: str, passwords: Mapping[str, str]) -> None:

@@ -76,7 +76,14 @@ def pack_limits(settings: Settings) -> PackLimits:
         raise SettingsError(f"STORAGE_DATASET_ROOTS must hold absolute paths: {', '.join(relative) or 'it is empty'}")
     return PackLimits(
         roots=[root.resolve() for root in roots],
+        private=_private_dirs(settings),
         max_dataset_bytes=settings.storage_max_dataset_bytes,
         parallelism=settings.storage_pack_parallelism,
         lease_s=settings.storage_pack_lease_s,
     )
+
+
+def _private_dirs(settings: Settings) -> list[Path]:
+    """What holds secrets or other people's objects: it is never a dataset, whatever the roots allow."""
+    own = [settings.storage_root, settings.tunewright_data_dir, *settings.storage_private_dirs.split(":")]
+    return [Path(path).resolve() for path in own if path]

@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from services.storage.domain import dataset
-from services.storage.outbound.dataset_files import UnusableDataset, survey, tar_blocks
+from services.storage.outbound.dataset_files import Bounds, UnusableDataset, survey, tar_blocks
 from services.storage.outbound.objects import Objects, off_loop
 from shared.clock import Clock
 from shared.contracts.artifact import DatasetsPacked, DatasetsRefused, PackDatasets
@@ -44,6 +44,7 @@ class PackLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What may be packed, and how much at once."""
 
     roots: Sequence[Path]
+    private: Sequence[Path]
     max_dataset_bytes: int
     parallelism: int
     lease_s: float
@@ -183,7 +184,8 @@ class Packing:
     async def _pack(self, request: DatasetRequest) -> PackedDataset:
         limits = self._limits
         try:
-            files = await asyncio.to_thread(survey, request.path, limits.roots, limits.max_dataset_bytes)
+            bounds = Bounds(roots=limits.roots, private=limits.private)
+            files = await asyncio.to_thread(survey, request.path, bounds, limits.max_dataset_bytes)
             blob = await self._objects.put(DATASETS, off_loop(tar_blocks(files)), with_md5=False)
         except UnusableDataset as finding:
             raise _Unfit(request.dataset_id, finding) from finding

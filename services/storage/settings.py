@@ -19,6 +19,10 @@ class Settings(CoreSettings, frozen=True, kw_only=True):
     """What the gateway shows as bearer."""
     storage_dataset_roots: str = "/"
     """Datasets are packed from inside these directories only; several are separated by `:`."""
+    storage_private_dirs: str = ""
+    """Never packed, nor any folder that holds one of them; several are separated by `:`."""
+    tunewright_data_dir: str = ""
+    """Embedded mode's own directory, which holds its secrets; private as well, and so is `storage_root`."""
     storage_max_dataset_bytes: int = 200 * GIB
     storage_max_object_bytes: int = 100 * GIB
     storage_min_free_bytes: int = GIB // 4

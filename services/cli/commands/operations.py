@@ -32,6 +32,7 @@ def up(
     database_url: str | None = None,
     nats_url: str | None = None,
     config_dir: Path | None = None,
+    dataset_root: list[Path] | None = None,
     log_format: Literal["json", "console"] = "json",
     session: Session,
 ) -> int:
@@ -42,6 +43,7 @@ def up(
     :param database_url: a Postgres that is already there, as a superuser (or TUNEWRIGHT_DATABASE_URL).
     :param nats_url: a NATS with JetStream that is already there (or TUNEWRIGHT_NATS_URL).
     :param config_dir: saved training configs to serve.
+    :param dataset_root: datasets come from inside this directory only; may be repeated, needed beyond loopback.
     """
     options = UpOptions(
         data_dir=session.data_dir,
@@ -50,6 +52,7 @@ def up(
         database_url=_without_secret(database_url, "DATABASE_URL", session),
         nats_url=_without_secret(nats_url, "NATS_URL", session),
         config_dir=config_dir,
+        dataset_roots=dataset_root or (),
         log_format=log_format,
     )
     return run_embedded(options)
@@ -195,7 +198,7 @@ def _say_report(session: Session, report: VerifyReport) -> None:
     raise CliError(
         f"{len(report.faults)} faults in {checked}",
         places=[Place(where=f"position {row[1]}", message=row[0]) for row in rows[:_MAX_FAULTS] if row[1]],
-        advice="Compare with a backup; see docs for what each kind means.",
+        advice="Compare with a backup; docs/decisions/0002-hash-chain-and-seals.md says what each kind means.",
     )
 
 

@@ -27,6 +27,22 @@ class UnusableDataset(Exception):  # noqa: N818 - a finding about the person's f
         self.advice = advice
 
 
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """Which directories datasets may come from; all paths are resolved."""
+
+    roots: Sequence[Path]
+    private: Sequence[Path] = ()
+    """Neither these nor what holds or is inside them is ever packed."""
+
+    def allow(self, path: Path) -> bool:
+        """Whether a path is inside the roots."""
+        return any(path.is_relative_to(root) for root in self.roots)
+
+    def touch_private(self, path: Path) -> bool:
+        """Whether a path is inside a private directory, or holds one."""
+        return any(path.is_relative_to(own) or own.is_relative_to(path) for own in self.private)
+
+
 class DatasetFile(msgspec.Struct, frozen=True, kw_only=True):
     """One file: `name` inside the tar, `path` without symbolic links on this machine."""
 
@@ -35,19 +51,19 @@ class DatasetFile(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
 
 
-def survey(folder: str, roots: Sequence[Path], max_bytes: int) -> list[DatasetFile]:
+def survey(folder: str, bounds: Bounds, max_bytes: int) -> list[DatasetFile]:
     """Every file of the folder, by name.
 
-    Symbolic links are followed while they stay inside `roots`.
+    Symbolic links are followed while they stay inside the roots and out of private directories.
 
     Raises:
-        UnusableDataset: the folder is missing, unreadable, empty, too large, outside the roots, or holds a special
-            file or a link that leads out of the roots.
+        UnusableDataset: the folder is missing, unreadable, empty, too large, outside the roots, private, or
+            holds a special file or a link that leads out of the bounds.
     """
-    real_folder = _check_folder(folder, roots)
+    real_folder = _check_folder(folder, bounds)
     files: list[DatasetFile] = []
     total_bytes = 0
-    for file in _walk(real_folder, "", roots, (real_folder,)):
+    for file in _walk(real_folder, "", bounds, (real_folder,)):
         files.append(file)
         total_bytes += file.size_bytes
         if total_bytes > max_bytes:
@@ -77,8 +93,8 @@ def tar_blocks(files: Sequence[DatasetFile]) -> Iterator[bytes]:
     yield bytes(waiting)
 
 
-def _check_folder(folder: str, roots: Sequence[Path]) -> Path:
-    allowed = ", ".join(str(root) for root in roots)
+def _check_folder(folder: str, bounds: Bounds) -> Path:
+    allowed = ", ".join(str(root) for root in bounds.roots)
     if not folder.startswith("/") or "\0" in folder:
         raise UnusableDataset(f"{folder!r} is not an absolute path", "Write the whole path, starting with /.")
     try:
@@ -89,17 +105,22 @@ def _check_folder(folder: str, roots: Sequence[Path]) -> Path:
             f"{folder} cannot be opened on the storage machine: {_reason(error)}",
             "Check the path and its permissions; it must be readable by the storage service.",
         ) from error
-    if not _is_inside(real_folder, roots):
+    if not bounds.allow(real_folder):
         raise UnusableDataset(
             f"{folder} is outside the directories that datasets may come from",
             f"Move the dataset into {allowed}, or add its directory to STORAGE_DATASET_ROOTS.",
+        )
+    if bounds.touch_private(real_folder):
+        raise UnusableDataset(
+            f"{folder} is, holds or is inside a directory that Tunewright keeps for itself",
+            "Move the dataset into a directory of its own.",
         )
     if not stat.S_ISDIR(mode):
         raise UnusableDataset(f"{folder} is not a folder", "Name the folder that holds the training files.")
     return real_folder
 
 
-def _walk(folder: Path, prefix: str, roots: Sequence[Path], chain: tuple[Path, ...]) -> Iterator[DatasetFile]:
+def _walk(folder: Path, prefix: str, bounds: Bounds, chain: tuple[Path, ...]) -> Iterator[DatasetFile]:
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
     except OSError as error:
@@ -108,11 +129,11 @@ def _walk(folder: Path, prefix: str, roots: Sequence[Path], chain: tuple[Path, .
         ) from error
     for entry in entries:
         name = f"{prefix}{entry.name}"
-        path, found = _real(Path(entry.path), roots)
+        path, found = _real(Path(entry.path), bounds)
         if stat.S_ISDIR(found.st_mode):
             if path in chain:
                 raise UnusableDataset(f"{entry.path} leads back into itself", "Remove the symbolic link.")
-            yield from _walk(path, f"{name}/", roots, (*chain, path))
+            yield from _walk(path, f"{name}/", bounds, (*chain, path))
         elif stat.S_ISREG(found.st_mode):
             yield DatasetFile(name=name, path=path, size_bytes=found.st_size)
         else:
@@ -122,7 +143,7 @@ def _walk(folder: Path, prefix: str, roots: Sequence[Path], chain: tuple[Path, .
             )
 
 
-def _real(path: Path, roots: Sequence[Path]) -> tuple[Path, os.stat_result]:
+def _real(path: Path, bounds: Bounds) -> tuple[Path, os.stat_result]:
     try:
         found = path.lstat()
         if not stat.S_ISLNK(found.st_mode):
@@ -133,16 +154,12 @@ def _real(path: Path, roots: Sequence[Path]) -> tuple[Path, os.stat_result]:
         raise UnusableDataset(
             f"{path} cannot be opened: {_reason(error)}", "Mend or remove it, then submit again."
         ) from error
-    if not _is_inside(target, roots):
+    if not bounds.allow(target) or bounds.touch_private(target):
         raise UnusableDataset(
             f"{path} is a symbolic link out of the directories that datasets may come from",
             "Copy the file into the dataset instead of linking to it.",
         )
     return target, found
-
-
-def _is_inside(path: Path, roots: Sequence[Path]) -> bool:
-    return any(path.is_relative_to(root) for root in roots)
 
 
 def _tar_entry(file: DatasetFile) -> Iterator[bytes]:

@@ -102,11 +102,13 @@ class Objects:
         return blob
 
     async def size(self, where: str) -> int | None:
-        """Bytes of the object at an address; None when there is none."""
+        """Bytes of the object at an address; None when there is none. Unavailable when the store does not answer."""
         try:
             return (await obstore.head_async(self._store, where))["size"]
         except FileNotFoundError:
             return None
+        except BaseError as error:
+            raise _translated(error) from error
 
     async def read(self, where: str, start: int, end: int) -> AsyncGenerator[bytes]:
         """Bytes `start` to `end` (not included) of the object at an address, in blocks of about a MiB."""
@@ -144,12 +146,16 @@ class Objects:
             )
 
     async def _give_address(self, incoming: str, where: str, size_bytes: int) -> None:
-        if await self.size(where) == size_bytes:
-            await obstore.delete_async(self._store, incoming)
-            return
-        if self._local_root is not None:
+        already_there = await self.size(where) == size_bytes
+        if not already_there and self._local_root is not None:
             await asyncio.to_thread(_sync_file, self._local_root / incoming)
-        await obstore.rename_async(self._store, incoming, where)
+        try:
+            if already_there:
+                await obstore.delete_async(self._store, incoming)
+                return
+            await obstore.rename_async(self._store, incoming, where)
+        except (OSError, BaseError) as error:
+            raise _translated(error) from error
         if self._local_root is not None:
             await asyncio.to_thread(_sync_file, (self._local_root / where).parent)
 

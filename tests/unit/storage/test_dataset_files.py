@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from services.storage.outbound.dataset_files import UnusableDataset, survey, tar_blocks
+from services.storage.outbound.dataset_files import Bounds, UnusableDataset, survey, tar_blocks
 
 LIMIT_BYTES = 1024**2
 
@@ -25,12 +25,12 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def packed(folder: Path, roots: list[Path] | None = None) -> bytes:
-    return b"".join(tar_blocks(survey(str(folder), roots or [Path("/")], LIMIT_BYTES)))
+    return b"".join(tar_blocks(survey(str(folder), Bounds(roots=roots or [Path("/")]), LIMIT_BYTES)))
 
 
-def refusal(folder: Path | str, roots: list[Path] | None = None) -> UnusableDataset:
+def refusal(folder: Path | str, roots: list[Path] | None = None, private: list[Path] | None = None) -> UnusableDataset:
     with pytest.raises(UnusableDataset) as caught:
-        survey(str(folder), roots or [Path("/")], LIMIT_BYTES)
+        survey(str(folder), Bounds(roots=roots or [Path("/")], private=private or []), LIMIT_BYTES)
     assert caught.value.advice
     return caught.value
 
@@ -99,6 +99,22 @@ def test_a_root_does_not_open_its_namesakes(pictures: Path, tmp_path: Path) -> N
     assert "outside" in refusal(tmp_path / "root-2", [pictures.parent]).message
 
 
+def test_a_private_directory_is_no_dataset_nor_is_what_holds_it_or_what_it_holds(tmp_path: Path) -> None:
+    own = tmp_path / "tunewright"
+    (own / "run").mkdir(parents=True)
+    (own / "secrets.json").write_bytes(b"secret")
+    for folder in (own, own / "run", tmp_path):
+        assert "keeps for itself" in refusal(folder, private=[own]).message
+
+
+def test_a_link_into_a_private_directory_is_refused(pictures: Path, tmp_path: Path) -> None:
+    own = tmp_path / "tunewright"
+    own.mkdir()
+    (own / "secrets.json").write_bytes(b"secret")
+    (pictures / "b" / "caption.txt").symlink_to(own / "secrets.json")
+    assert "caption.txt" in refusal(pictures, private=[own]).message
+
+
 def test_a_link_into_its_own_parents_is_refused(pictures: Path) -> None:
     (pictures / "b" / "up").symlink_to(pictures)
     assert str(pictures / "b" / "up") in refusal(pictures).message
@@ -136,7 +152,7 @@ def test_a_dataset_over_the_limit_is_refused(pictures: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"longer than it was", None])
 def test_a_file_that_changes_under_the_packer_is_refused(pictures: Path, content: bytes | None) -> None:
-    files = survey(str(pictures), [Path("/")], LIMIT_BYTES)
+    files = survey(str(pictures), Bounds(roots=[Path("/")]), LIMIT_BYTES)
     changed = pictures / "b" / "2.txt"
     changed.unlink()
     if content is not None:
@@ -147,7 +163,7 @@ def test_a_file_that_changes_under_the_packer_is_refused(pictures: Path, content
 
 
 def test_a_link_put_in_a_surveyed_files_place_is_not_followed(pictures: Path) -> None:
-    files = survey(str(pictures), [pictures], LIMIT_BYTES)
+    files = survey(str(pictures), Bounds(roots=[pictures]), LIMIT_BYTES)
     (pictures / "b" / "2.txt").unlink()
     (pictures / "b" / "2.txt").symlink_to("/etc/passwd")
     with pytest.raises(UnusableDataset):
