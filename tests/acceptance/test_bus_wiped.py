@@ -1,25 +1,44 @@
 """All JetStream data deleted while the system runs: transport is rebuilt from the log."""
 
-import shutil
+import asyncio
+import json
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
+import asyncpg
 import pytest
+from nats.js.errors import NotFoundError
 
+from shared.contracts.subjects import EVENTS_STREAM, STREAMS
+from shared.eventstore.jetstream import JetStream, jetstream
+from shared.messaging.connection import Bus, BusSettings
+from shared.settings import Secret
 from tests.support.system import System, await_value, demo_body
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
+@dataclass(frozen=True)
+class StreamNow:
+    """What JetStream holds: when the stream was made, and the log position of its last event."""
+
+    created: datetime
+    position: int
+
+
 def test_wiped_jetstream_is_rebuilt_and_every_read_model_equals_a_fresh_fold(system: System, pictures: Path) -> None:
     job_id = system.submit(demo_body(pictures, max_train_steps=60, checkpointing_steps=20, validation_disable=True))
     system.await_status(job_id, "running")
+    before = asyncio.run(_events_stream(system))
+    assert before is not None
 
-    dead = system.kill("nats")
-    for store in (system.data_dir / "nats").rglob("jetstream"):
-        shutil.rmtree(store, ignore_errors=True)
-    system.await_restarted("nats", dead)
+    asyncio.run(_delete_all_streams(system))
 
+    rebuilt = await_value(60, "EVENTS was made anew", lambda: _newer(asyncio.run(_events_stream(system)), before))
+    assert rebuilt.created > before.created
     system.await_status(job_id, "completed")
+    await_value(60, "EVENTS ends where the log ends", lambda: asyncio.run(_is_whole(system)))
     head = system.history(job_id)[-1]["global_position"]
     await_value(60, "the view has passed the job's last event", lambda: _position(system, job_id) >= head)
     report = system.http.post("/api/v1/admin/rebuild", timeout=120).raise_for_status().json()
@@ -31,3 +50,49 @@ def test_wiped_jetstream_is_rebuilt_and_every_read_model_equals_a_fresh_fold(sys
 
 def _position(system: System, job_id: str) -> int:
     return system.http.get(f"/api/v1/jobs/{job_id}").raise_for_status().json()["job"]["position"]
+
+
+def _newer(now: StreamNow | None, before: StreamNow) -> StreamNow | None:
+    return now if now is not None and now.created > before.created else None
+
+
+async def _connect(system: System) -> tuple[Bus, JetStream]:
+    """The bus as the relay, the only user who may delete streams."""
+    kept = json.loads((system.data_dir / "secrets.json").read_text(encoding="utf-8"))
+    login = BusSettings(url=system.state["nats_url"], user="relay", password=Secret(kept["nats"]["relay"]))
+    bus = await Bus.connect(login, service="relay")
+    return bus, jetstream(bus.client)
+
+
+async def _delete_all_streams(system: System) -> None:
+    bus, streams = await _connect(system)
+    try:
+        for stream in STREAMS:
+            assert await streams.delete_stream(stream.name)
+    finally:
+        await bus.close()
+
+
+async def _events_stream(system: System) -> StreamNow | None:
+    """The stream as it is now; None while there is none, or nothing in it."""
+    bus, streams = await _connect(system)
+    try:
+        info = await streams.stream_info(EVENTS_STREAM)
+        last = await streams.get_msg(EVENTS_STREAM, info.state.last_seq)
+    except NotFoundError:
+        return None
+    finally:
+        await bus.close()
+    assert info.created is not None
+    assert last.headers is not None
+    return StreamNow(created=info.created, position=int(last.headers["Nats-Msg-Id"].rpartition(":")[2]))
+
+
+async def _is_whole(system: System) -> bool:
+    stream = await _events_stream(system)
+    connection = await asyncpg.connect(system.state["log_dsn"])
+    try:
+        head = await connection.fetchval("SELECT max(global_position) FROM log.events")
+    finally:
+        await connection.close()
+    return stream is not None and stream.position == head
