@@ -35,4 +35,4 @@ class AttemptFailed(Exception):  # noqa: N818 -- named like the report it become
 
 
 class Superseded(Exception):  # noqa: N818 -- named like the exit code it becomes
-    """The gateway answered 409: another attempt has taken over. Stop, upload nothing."""
+    """The gateway answered 409 `attempt_superseded`: another attempt has taken over. Stop, upload nothing."""

@@ -192,10 +192,14 @@ class _Step:
             case RunStatus.QUEUED | RunStatus.RUNNING:
                 return StillRunning()
             case RunStatus.ENDED:
-                return _exited(view) or Gone(message="The run ended and its exit code was not kept.")
+                return _exited(view) or Gone(
+                    message="The run ended and its exit code was not kept.", ended_at=view.ended_at
+                )
             case RunStatus.GONE:
                 return Gone(
-                    message="The trainer's process is gone and left no exit code: the machine or its runner was killed."
+                    message="The trainer's process is gone and left no exit code: "
+                    "the machine or its runner was killed.",
+                    ended_at=view.ended_at,
                 )
 
     async def _accepted(self, ref: str) -> None:

@@ -53,6 +53,8 @@ class Receiver:
         self.token = TOKEN
         self.answer_reports: Callable[[list[ReportLine]], int] = lambda _lines: 200
         self.answer_uploads: Callable[[str], int] = lambda _path: 200
+        self.conflict = b'{"code": "attempt_superseded"}'
+        """The body of a 409."""
         self.commands: list[TrainerCommand] = []
         self.delay_s = 0.0
         self.changed = threading.Condition()
@@ -112,7 +114,7 @@ class Receiver:
             answer = ReportAck(ack=self.received.ack, commands=self.commands)
             self.commands = []
             self.changed.notify_all()
-        self._reply(request, status, msgspec.json.encode(answer))
+        self._reply(request, status, self.conflict if status == 409 else msgspec.json.encode(answer))
 
     def take_upload(self, request: Any) -> None:
         body = request.rfile.read(int(request.headers["Content-Length"]))

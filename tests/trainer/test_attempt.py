@@ -132,8 +132,7 @@ def test_a_gateway_that_never_comes_back_leaves_the_result_on_disk(start: Attemp
     attempt = start("alone", gateway=receiver, drain_s=0.5)
     assert attempt.run() == ExitCode.DONE
     undelivered = attempt.data("done")[0]["undelivered"]
-    assert "pytorch_lora_weights.safetensors" in undelivered
-    assert "checkpoint-6/manifest.json" in undelivered
+    assert undelivered == ["pytorch_lora_weights.safetensors", "manifest.json"]  # a checkpoint is no result
     assert attempt.lora.exists()
     receiver.start()
     assert attempt.run() == ExitCode.DONE  # the same folder again: only reports are left to deliver
@@ -153,7 +152,15 @@ def test_a_refused_upload_is_named_and_the_run_still_ends_well(start: AttemptSta
     receiver.answer_uploads = lambda path: 413 if path.endswith("manifest.json") else 200
     attempt = start("refused", gateway=receiver, max_train_steps=2)
     assert attempt.run() == ExitCode.DONE
-    assert receiver.received.of_type("done")[0]["undelivered"] == ["checkpoint-2/manifest.json", "manifest.json"]
+    assert receiver.received.of_type("done")[0]["undelivered"] == ["manifest.json"]
+
+
+def test_a_refused_checkpoint_does_not_make_the_results_incomplete(start: AttemptStarter, receiver: Receiver) -> None:
+    receiver.answer_uploads = lambda path: 413 if "/checkpoint-" in path else 200
+    attempt = start("lean", gateway=receiver, max_train_steps=2)
+    assert attempt.run() == ExitCode.DONE
+    assert receiver.received.of_type("done")[0]["undelivered"] == []
+    assert "upload_refused" in [data["code"] for data in receiver.received.of_type("warning")]
 
 
 def test_commands_save_and_stop_at_the_next_step(start: AttemptStarter, receiver: Receiver) -> None:

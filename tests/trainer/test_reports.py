@@ -128,6 +128,16 @@ def test_409_marks_the_attempt_superseded_and_sends_nothing_more(station: Statio
     assert len(receiver.received.batch_sizes) == batches
 
 
+@pytest.mark.parametrize("body", [b'{"code": "conflict"}', b'{"detail": "x"}', b"[]", b"<html>Conflict</html>", b""])
+def test_any_other_409_is_tried_again_and_ends_nothing(station: Station, receiver: Receiver, body: bytes) -> None:
+    receiver.conflict = body
+    receiver.answer_reports = lambda _lines: 409 if len(receiver.received.batch_sizes) < 2 else 200
+    metrics(station, 3)
+    assert station.drain()
+    assert not station.control.superseded.is_set()
+    assert receiver.received.types.count("metrics") == 3
+
+
 def test_413_halves_the_batch_until_it_fits(station: Station, receiver: Receiver) -> None:
     receiver.stop()
     metrics(station, 40)

@@ -60,14 +60,16 @@ class Publisher:
             return {publication.folder for publication in waiting if publication.folder}
 
     def wait(self, patience: Patience) -> list[str]:
-        """Wait for the queue to empty; then, or when patience ends, return the names not delivered."""
+        """Wait for the queue to empty; then, or when patience ends, return the names of results not delivered."""
         with self._changed:
             while (self._queue or self._current) and (remaining_s := patience.remaining_s()):
                 self._changed.wait(min(0.2, remaining_s))
             waiting = [*([self._current] if self._current else []), *self._queue]
             self._queue = []
         self._giving_up.set()
-        return [*self._undelivered, *(file.name for publication in waiting for file in publication.files)]
+        # A checkpoint served its purpose when the training ended; a result without it is complete.
+        results = [publication for publication in waiting if not publication.replaceable]
+        return [*self._undelivered, *(file.name for publication in results for file in publication.files)]
 
     def close(self) -> None:
         """Stop the thread; what is still queued is not sent."""
@@ -94,7 +96,8 @@ class Publisher:
             try:
                 delivered = self._put_until_taken(file)
             except (UploadRefused, OSError) as error:
-                self._undelivered.append(file.name)
+                if not publication.replaceable:
+                    self._undelivered.append(file.name)
                 self._reporter.warning("upload_refused", f"{file.name} was not delivered: {error}")
                 return
             if delivered is None:

@@ -1,7 +1,8 @@
 """The thread that delivers the spool: batches, acknowledgements, and an answer to every way a server can fail.
 
-Network errors, 408, 425, 429 and 5xx wait and try again; 401 and 403 also read the token again; 409 means superseded;
-413 halves the batch; any other 4xx isolates the offending line, sets it aside and goes on. The loop never waits for us.
+Network errors, 408, 425, 429 and 5xx wait and try again; 401 and 403 also read the token again; a 409 with the code
+`attempt_superseded` ends the attempt, any other waits; 413 halves the batch; any other 4xx isolates the offending line,
+sets it aside and goes on. The loop never waits for us.
 """
 
 import http
@@ -22,6 +23,13 @@ from trainer.report.spool import Spool
 
 _log = logging.getLogger("trainer.report")
 POLL_INTERVAL_S = 15.0
+_SUPERSEDED = "attempt_superseded"
+
+
+class _Problem(msgspec.Struct):
+    """What we read of a problem document."""
+
+    code: str = ""
 
 
 @dataclass
@@ -130,6 +138,8 @@ class Sender:
     def _refused(self, response: httpx.Response, lines: list[bytes]) -> float:
         status = response.status_code
         if status == http.HTTPStatus.CONFLICT:
+            if not _says_superseded(response):
+                return self._failed("HTTP 409 for another reason", response)
             self._control.superseded.set()
             return 0.0
         if status in UNAUTHORISED_STATUS:
@@ -159,3 +169,11 @@ class Sender:
             self._state.away = True
             _log.warning("gateway does not take reports (%s); training goes on, reports are kept", reason)
         return self._backoff.next_wait_s(response)
+
+
+def _says_superseded(response: httpx.Response) -> bool:
+    """Whether it is the gateway's own word; a proxy's 409, or one of another kind, must not end a training."""
+    try:
+        return msgspec.json.decode(response.content, type=_Problem).code == _SUPERSEDED
+    except msgspec.DecodeError:
+        return False

@@ -1,4 +1,3 @@
-# pyright: basic
 """Checkpoints: folders that appear whole or not at all, proven by a manifest, and enough to go on bit for bit."""
 
 import json

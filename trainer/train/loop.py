@@ -1,4 +1,3 @@
-# pyright: basic
 """The training loop, readable in one screen: step, report, save, look."""
 
 import logging

@@ -330,7 +330,7 @@ def _observed(state: Run | Ending, command: RecordObserved) -> list[Event]:
         case Exited():
             return _exited(state, seen, command)
         case Gone():
-            return [_vanished(state, seen.message, command.at)]
+            return [_vanished(state, seen.message, seen.ended_at, command.at)]
         case NeverStarted():
             run = run_of(state)
             if isinstance(run, Starting) and run.intent_epoch >= command.epoch:
@@ -338,7 +338,7 @@ def _observed(state: Run | Ending, command: RecordObserved) -> list[Event]:
                 raise Rejected("invalid_job_state", "an intended start is resolved under a later epoch")
             if isinstance(state, Requested | Starting):
                 return []
-            return [_vanished(state, "The provider no longer knows this run.", command.at)]
+            return [_vanished(state, "The provider no longer knows this run.", None, command.at)]
         case _:
             assert_never(seen)
 
@@ -364,8 +364,17 @@ def _exited(state: Run | Ending, seen: Exited, command: RecordObserved) -> list[
     ]
 
 
-def _vanished(state: Run | Ending, message: str, at: datetime) -> Event:
-    billed = billed_seconds(run_of(state), at)
+def _vanished(state: Run | Ending, message: str, last_sign_at: datetime | None, now: datetime) -> Event:
+    run = run_of(state)
+    ended_at = _vanished_at(run, last_sign_at, now)
+    billed = billed_seconds(run, ended_at)
     if isinstance(state, Ending):
-        return AttemptCancelled(ended_at=at, billed_seconds=billed)
-    return AttemptLost(message=message, ended_at=at, billed_seconds=billed)
+        return AttemptCancelled(ended_at=ended_at, billed_seconds=billed)
+    return AttemptLost(message=message, ended_at=ended_at, billed_seconds=billed)
+
+
+def _vanished_at(run: Run, last_sign_at: datetime | None, now: datetime) -> datetime:
+    """The last sign of life. Nobody pays for the time between it and the moment the run was missed."""
+    if not isinstance(run, Running):
+        return min(last_sign_at or now, now)
+    return max(run.started_at, min(last_sign_at or run.started_at, now))

@@ -56,6 +56,8 @@ class Gone(msgspec.Struct, frozen=True, kw_only=True):
     """There was a run, nothing of it is left, and how it ended was not recorded."""
 
     message: str
+    ended_at: datetime | None = None
+    """Its last sign of life; None = nobody knows of any."""
 
 
 class NeverStarted(msgspec.Struct, frozen=True, kw_only=True):

@@ -35,6 +35,9 @@ _CODE_ROOT = Path(__file__).resolve().parents[3]
 _LAUNCH_TIMEOUT_S = 20.0
 _FORCE_AFTER_S = 10.0
 """How long after the grace period a runner that does not act is itself killed."""
+TRAINER_DRAIN_S = 7 * 24 * 3600
+"""How long a trainer that has finished waits for a gateway that is away: an idle process is cheap and a cancel still
+ends it, while a result that was never delivered is trained and charged again."""
 _PASSED_ON = frozenset(
     {"PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "XDG_CACHE_HOME"}
 )
@@ -215,7 +218,7 @@ class LocalProvider:
 
     def _launch_order(self, folder: AttemptFolder, inputs: Path) -> dict[str, object]:
         files = ["--spec", inputs / "spec.json", "--token-file", inputs / "token", "--work-dir", folder.work]
-        argv = [self._options.trainer_python, "-m", "trainer", "run", *files]
+        argv = [self._options.trainer_python, "-m", "trainer", "run", *files, "--drain-s", TRAINER_DRAIN_S]
         return {
             "argv": [str(part) for part in argv],
             "cwd": str(self._options.trainer_dir),
@@ -283,7 +286,7 @@ def _view(folder: AttemptFolder) -> RunView | None:
             last_words=str(ended.get("last_words", "")),
         )
     if not alive:
-        return RunView(ref=ref, word="gone")
+        return RunView(ref=ref, word="gone", ended_at=folder.last_sign_of_life())
     return RunView(ref=ref, word="running" if folder.trainer.exists() else "claimed")
 
 

@@ -8,6 +8,7 @@ Standard library only: the runner must start fast and must not break with anythi
     started.json claimed with O_EXCL before the trainer is started: there is one start, ever
     runner.lock  held by the runner and its trainer as long as one of them lives
     trainer.json the trainer's process, once there is one
+    starts.jsonl one line per trainer process that was ever started: pid, birth, moment
     cancel.json  the wish to end, with its grace period
     exit.json    how the trainer ended
     trainer.log  what it printed, bounded (trainer.log.1 is the older half); runner.log: the runner's own trouble
@@ -21,6 +22,7 @@ import os
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +36,14 @@ class AttemptFolder:
         self.root = root
         self.started = root / "started.json"
         self.trainer = root / "trainer.json"
+        self.starts = root / "starts.jsonl"
         self.cancel = root / "cancel.json"
         self.exit = root / "exit.json"
         self.log = root / "trainer.log"
         self.runner_log = root / "runner.log"
         self.runner_lock = root / "runner.lock"
         self.work = root / "work"
+        self.spool = self.work / "events.jsonl"
 
     def start_folder(self, epoch: int) -> Path:
         """Where the inputs of one epoch's start lie."""
@@ -68,6 +72,13 @@ class AttemptFolder:
         if epoch > current:
             write_atomically(self.root / "fence", str(epoch))
         return epoch >= current
+
+    def last_sign_of_life(self) -> datetime | None:
+        """When the run last wrote something, as far as the disk remembers; None if it never did."""
+        # The bridge writes to none of these. A living trainer's spool gets a heartbeat at least.
+        written = [self.started, self.trainer, self.log, self.spool]
+        moments = [path.stat().st_mtime for path in written if path.exists()]
+        return datetime.fromtimestamp(max(moments), UTC) if moments else None
 
     def is_alive(self) -> bool:
         """Whether the runner or its trainer lives. Call it inside `fenced`, so that no starting runner is disturbed."""
@@ -126,6 +137,13 @@ def claim(path: Path, text: str) -> bool:
     _write_all(descriptor, text)
     _sync_folder(path.parent)
     return True
+
+
+def append_line(path: Path, text: str) -> None:
+    """Adds a line, durably; earlier lines stay."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    _write_all(descriptor, f"{text}\n")
+    _sync_folder(path.parent)
 
 
 def _write_all(descriptor: int, text: str) -> None:

@@ -25,6 +25,7 @@ from typing import IO, Any
 
 from services.provider_bridge.outbound.local_files import (
     AttemptFolder,
+    append_line,
     claim,
     process_start_ticks,
     read_json,
@@ -104,7 +105,9 @@ def _start_and_watch(
         started()
         return _CANNOT_EXECUTE, f"the trainer could not be started: {error!r}"
     born = process_start_ticks(child.pid)
-    write_atomically(folder.trainer, json.dumps({"trainer_pid": child.pid, "trainer_born_ticks": born}))
+    trainer = {"trainer_pid": child.pid, "trainer_born_ticks": born}
+    append_line(folder.starts, json.dumps({**trainer, "started_at": datetime.now(UTC).isoformat()}))
+    write_atomically(folder.trainer, json.dumps(trainer))
     started()
     log = _LogPump(child.stdout, folder.log, int(launch["log_limit_bytes"]))
     _watch(child, folder, wake)

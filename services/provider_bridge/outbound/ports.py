@@ -50,6 +50,7 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     word: str
     exit_code: int | None = None
     ended_at: datetime | None = None
+    """When it ended; of a run that is gone, when it last showed a sign of life. None = not known."""
     last_words: str = ""
 
 

@@ -24,6 +24,7 @@ parser.add_argument("-m", dest="module")
 parser.add_argument("verb")
 for name in ("--spec", "--token-file", "--work-dir"):
     parser.add_argument(name)
+parser.add_argument("--drain-s", type=float)
 given = parser.parse_args()
 assert (given.module, given.verb) == ("trainer", "run"), given
 spec = json.load(open(given.spec))

@@ -5,13 +5,14 @@ import json
 import os
 import signal
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from services.provider_bridge.outbound.local import LocalOptions, LocalProvider, trainer_environment
+from services.provider_bridge.outbound.local import TRAINER_DRAIN_S, LocalOptions, LocalProvider, trainer_environment
 from services.provider_bridge.outbound.local_files import AttemptFolder, claim, read_json, write_atomically
 from services.provider_bridge.outbound.local_runner import ALREADY_CLAIMED, CLAIMED, STALE_EPOCH
 from services.provider_bridge.outbound.ports import RunView, StartRefused, Tag
@@ -92,7 +93,31 @@ async def test_of_many_runners_at_once_one_claims_and_one_trainer_is_started(tmp
     stand_in.finish(tmp_path / "state", attempt)
     await until_exited(a_provider(tmp_path), attempt)
     assert await launch(folder, 1) == ALREADY_CLAIMED
-    assert len(stand_in.starts(tmp_path / "state", attempt)) == 1
+    [start] = stand_in.starts(tmp_path / "state", attempt)
+    [line] = folder.starts.read_text().splitlines()
+    assert json.loads(line)["trainer_pid"] == start["pid"]
+
+
+async def test_a_finished_trainer_is_told_to_wait_for_days_for_a_gateway_that_is_away(tmp_path: Path) -> None:
+    attempt = new_id()
+    provider = await run(tmp_path, attempt)
+    argv: list[str] = (await until_started(tmp_path, attempt))["argv"]
+    assert float(argv[argv.index("--drain-s") + 1]) == TRAINER_DRAIN_S >= 3 * 24 * 3600
+    stand_in.finish(tmp_path / "state", attempt)
+    await until_exited(provider, attempt)
+
+
+async def test_a_run_that_is_gone_ended_at_its_last_sign_of_life(tmp_path: Path) -> None:
+    attempt = new_id()
+    folder = prepared(tmp_path, attempt, 1)
+    assert claim(folder.started, "{}")
+    folder.log.touch()
+    folder.spool.touch()
+    for path, moment in ((folder.started, 1_000), (folder.spool, 5_000), (folder.log, 3_000)):
+        os.utime(path, (moment, moment))
+    view = await a_provider(tmp_path).fetch(str(attempt))
+    assert view is not None
+    assert (view.word, view.ended_at) == ("gone", datetime.fromtimestamp(5_000, UTC))
 
 
 async def test_a_runner_whose_epoch_was_shut_out_claims_nothing(tmp_path: Path) -> None:

@@ -363,10 +363,37 @@ def test_exit_zero_waits_for_the_report_and_then_says_it_never_came() -> None:
     assert "never arrived" in event.message
 
 
-def test_vanished_run_is_lost_and_billed_until_it_was_missed() -> None:
-    assert when(RUNNING, observed(Gone(message="power cut"))) == [
-        AttemptLost(message="power cut", ended_at=at(40), billed_seconds=30)
+@pytest.mark.parametrize(
+    ("last_sign_at", "ended_at", "billed"),
+    [
+        (at(25), at(25), 15),
+        (at(5), at(10), 0),  # never before its start
+        (at(99_999_999), at(260_000), 259_990),  # never after now
+        (None, at(10), 0),
+    ],
+)
+def test_vanished_run_is_lost_and_billed_until_its_last_sign_of_life(
+    last_sign_at: datetime | None, ended_at: datetime, billed: int
+) -> None:
+    gone = Gone(message="power cut", ended_at=last_sign_at)
+    assert when(RUNNING, observed(gone, seconds=260_000)) == [
+        AttemptLost(message="power cut", ended_at=ended_at, billed_seconds=billed)
     ]
+
+
+@pytest.mark.parametrize(("last_sign_at", "ended_at"), [(at(25), at(25)), (at(99), at(40)), (None, at(40))])
+def test_run_that_vanished_before_its_hello_is_lost_and_costs_nothing(
+    last_sign_at: datetime | None, ended_at: datetime
+) -> None:
+    assert when(ACCEPTED_PHASE, observed(Gone(message="m", ended_at=last_sign_at))) == [
+        AttemptLost(message="m", ended_at=ended_at, billed_seconds=0)
+    ]
+
+
+def test_running_attempt_that_the_provider_forgot_is_billed_for_nothing_that_nobody_saw() -> None:
+    [event] = when(RUNNING, observed(NeverStarted(), seconds=260_000))
+    assert isinstance(event, AttemptLost)
+    assert (event.ended_at, event.billed_seconds) == (at(10), 0)
 
 
 def test_accepted_run_that_the_provider_forgot_is_lost() -> None:
@@ -409,10 +436,17 @@ def test_cancel_of_an_unknown_attempt_is_refused() -> None:
     assert refusal([], cancel()) == "not_found"
 
 
-@pytest.mark.parametrize("seen", [exited(75), exited(-9), Gone(message="m"), NeverStarted()])
+@pytest.mark.parametrize("seen", [exited(75), exited(-9), Gone(message="m", ended_at=at(40))])
 def test_after_a_cancel_request_any_confirmed_end_is_cancelled(seen: Observation) -> None:
     [event] = when([*RUNNING, CANCEL_REQUESTED], observed(seen))
     assert event == AttemptCancelled(ended_at=at(40), billed_seconds=30)
+
+
+def test_after_a_cancel_request_an_end_that_nobody_saw_is_cancelled_at_the_last_sign_of_life() -> None:
+    history = [*RUNNING, CANCEL_REQUESTED]
+    assert when(history, observed(NeverStarted())) == [AttemptCancelled(ended_at=at(10), billed_seconds=0)]
+    gone = Gone(message="m", ended_at=at(15))
+    assert when(history, observed(gone)) == [AttemptCancelled(ended_at=at(15), billed_seconds=5)]
 
 
 def test_cancelled_start_that_never_happened_is_cancelled() -> None:

@@ -1,0 +1,58 @@
+"""Every file is checked in strict mode but those at the torch border (decision 0011)."""
+
+import re
+
+from tests.support.sources import PRODUCT, ROOT
+
+LOWER_MODE = re.compile(r"^\s*#\s*pyright:\s*(basic|standard|ignore)\s*$", re.MULTILINE)
+NOT_STRICT = frozenset(
+    {
+        "tests/trainer/attempts.py",
+        "tests/trainer/conftest.py",
+        "tests/trainer/receiver.py",
+        "tests/trainer/test_attempt.py",
+        "tests/trainer/test_data.py",
+        "tests/trainer/test_fetch.py",
+        "tests/trainer/test_fixture.py",
+        "tests/trainer/test_quality.py",
+        "tests/trainer/test_reports.py",
+        "tests/trainer/test_resume.py",
+        "tests/trainer/test_training_keys.py",
+        "trainer/data/cache.py",
+        "trainer/data/pictures.py",
+        "trainer/data/prepare.py",
+        "trainer/demo_data.py",
+        "trainer/digits.py",
+        "trainer/entry/publication.py",
+        "trainer/entry/session.py",
+        "trainer/families/base_model.py",
+        "trainer/families/flux.py",
+        "trainer/families/libraries.py",
+        "trainer/families/protocol.py",
+        "trainer/fixtures/build_tiny_flux.py",
+        "trainer/quality.py",
+        "trainer/train/lora.py",
+        "trainer/train/memory.py",
+        "trainer/train/objective.py",
+        "trainer/train/optim.py",
+        "trainer/train/precision.py",
+        "trainer/train/trainee.py",
+        "trainer/validate/render.py",
+    }
+)
+"""Files may leave this list; none may join it."""
+
+
+def _found() -> set[str]:
+    files = (path for folder in (*PRODUCT, "tests") for path in (ROOT / folder).rglob("*.py"))
+    return {path.relative_to(ROOT).as_posix() for path in files if LOWER_MODE.search(path.read_text(encoding="utf-8"))}
+
+
+def test_no_file_joins_those_that_are_not_checked_strictly() -> None:
+    joined = _found() - NOT_STRICT
+    assert not joined, f"make these strict: {sorted(joined)}"
+
+
+def test_a_file_that_became_strict_leaves_the_list() -> None:
+    left = NOT_STRICT - _found()
+    assert not left, f"take these off the list: {sorted(left)}"
