@@ -1,5 +1,6 @@
 """Commands on jobs, and the process that carries each job from fact to fact. Coordinates only; `domain/` decides."""
 
+from typing import assert_never
 from uuid import UUID
 
 from services.scheduler.domain import job_process
@@ -58,19 +59,22 @@ class JobHandlers:
 
 
 class JobProcess:
-    """Turns each fact of a job's story into what must follow. An event may be handled any number of times."""
+    """Turns each fact of a job's story into what must follow. An event may be handled any number of times.
+
+    Each owner that is asked has a durable of its own, so one that is away holds up only what needs it.
+    """
 
     def __init__(self, store: EventStore, sender: CommandSender, clock: Clock) -> None:
         self._store = store
         self._sender = sender
         self._clock = clock
 
-    async def react(self, recorded: RecordedEvent) -> None:
-        """Sends and records what follows from one event.
+    async def react(self, recorded: RecordedEvent, owner: str | None) -> None:
+        """Sends what `owner` is asked because of one event; with None records it on the job's own stream.
 
         Raises:
-            Unavailable: an owner does not answer now; nothing is lost by handling the event again.
-            Rejected: an owner refused something that has no business answer; a person must look.
+            Unavailable: the owner does not answer now; nothing is lost by handling the event again.
+            Rejected: the owner met a bug, or refused what has no business answer; a person must look.
         """
         event = catalogue.decode(recorded)
         if event is None:
@@ -81,16 +85,20 @@ class JobProcess:
             return
         stream_id = UUID(recorded.stream.partition("-")[2])
         following = job_process.react(job_id, story, event, stream_id=stream_id, at=recorded.recorded_at)
-        for outgoing in following:
-            if isinstance(outgoing, Keep):
-                await self._keep(recorded, outgoing)
-            elif not await self._ask(recorded, outgoing):
-                return
+        for outgoing in job_process.share(following, owner):
+            match outgoing:
+                case Keep():
+                    await self._keep(recorded, outgoing)
+                case Ask():
+                    await self._ask(recorded, outgoing)
+                case _:
+                    assert_never(outgoing)
 
     async def _story(self, job_id: UUID, position: int) -> Story:
         history = await self._store.read_stream(job_stream(job_id))
-        events = [catalogue.decode(past) for past in history if past.global_position <= position]
-        return job_process.told(event for event in events if event is not None)
+        known = [(one.global_position, event) for one in history if (event := catalogue.decode(one)) is not None]
+        since = [event for place, event in known if place > position]
+        return job_process.told((event for place, event in known if place <= position), since)
 
     async def _keep(self, cause: RecordedEvent, keep: Keep) -> None:
         meta = EventMetadata(actor=ACTOR, causation_id=cause.event_id, traceparent=cause.meta.traceparent)
@@ -102,8 +110,8 @@ class JobProcess:
                 raise Unavailable(refusal.detail) from refusal
             raise
 
-    async def _ask(self, cause: RecordedEvent, ask: Ask) -> bool:
-        """Sends one command and keeps what follows from its answer; False when the owner refused."""
+    async def _ask(self, cause: RecordedEvent, ask: Ask) -> None:
+        """Sends one command and keeps what follows from its answer, a refusal included."""
         try:
             reply = await self._sender.send(
                 ask.owner,
@@ -120,7 +128,6 @@ class JobProcess:
             if consequence is None:
                 raise
             await self._keep(cause, consequence)
-            return False
+            return
         for consequence in job_process.answered(ask, reply.data, self._clock()):
             await self._keep(cause, consequence)
-        return True

@@ -59,8 +59,15 @@ GATEWAY_JOBS_VIEW = Durable(
     service="gateway", purpose="jobs_view", categories=("job", "attempt", "dataset", "artifact", "account")
 )
 SCHEDULER_JOB_PROCESS = Durable(
-    service="scheduler", purpose="job_process", categories=("job", "attempt", "dataset", "account")
+    service="scheduler", purpose="job_process", categories=("attempt", "dataset", "account")
 )
+"""What happened elsewhere is kept on the job: this waits for no other service."""
+
+SCHEDULER_ASK_STORAGE = Durable(service="scheduler", purpose="ask_storage", categories=("job",))
+SCHEDULER_ASK_BILLING = Durable(service="scheduler", purpose="ask_billing", categories=("job",))
+SCHEDULER_ASK_BRIDGE = Durable(service="scheduler", purpose="ask_bridge", categories=("job",))
+"""One durable for each owner that is asked: while it is away, only what needs it waits."""
+
 SCHEDULER_QUEUE = Durable(service="scheduler", purpose="queue", categories=("job",))
 """Read straight from the log inside the dispatch transaction: it has a checkpoint, but no JetStream consumer."""
 
@@ -71,6 +78,9 @@ BILLING_METERING = Durable(service="billing", purpose="metering", categories=("a
 DURABLES = (
     GATEWAY_JOBS_VIEW,
     SCHEDULER_JOB_PROCESS,
+    SCHEDULER_ASK_STORAGE,
+    SCHEDULER_ASK_BILLING,
+    SCHEDULER_ASK_BRIDGE,
     BRIDGE_ATTEMPTS,
     STORAGE_OBJECTS,
     BILLING_LEDGER,

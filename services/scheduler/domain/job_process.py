@@ -1,11 +1,12 @@
 """The road of a job in one match: which fact leads to which request. Pure; `handlers.py` sends what it says.
 
+Each owner's share is sent on a durable of its own (`inbound/subscriptions.py`).
 Every request is harmless when repeated: its command id is derived from the event that caused it and from `purpose`.
 """
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, assert_never
 from uuid import UUID
 
 import msgspec
@@ -50,8 +51,17 @@ from shared.contracts.job import (
 )
 from shared.contracts.training_keys import ALIASES, bare_key, coerced
 
-RETRY_LATER = frozenset({"version_conflict", "service_unavailable", "internal_error", "storage_full"})
+RETRY_LATER = frozenset({"version_conflict", "service_unavailable", "storage_full"})
 """Refusals that say nothing of the request: it is sent again later."""
+
+OWNERS_BUG = "internal_error"
+"""Not a refusal and no outage: after some tries a person must look, and the next job goes on."""
+
+STORAGE = "storage"
+BILLING = "billing"
+BRIDGE = "provider_bridge"
+
+ENDS = (JobCompleted, JobFailed, JobCancelled)
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +88,8 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     datasets: tuple[PackedDataset, ...] = ()
     price_micro_usd_per_hour: int = 0
     attempt_id: UUID | None = None
+    over: bool = False
+    """The job has ended since: nothing more is begun for it."""
 
 
 def evolve(story: Story, event: Event) -> Story:
@@ -95,42 +107,59 @@ def evolve(story: Story, event: Event) -> Story:
             return story
 
 
-def told(events: Iterable[Event]) -> Story:
-    """The fold of a job's events."""
+def told(events: Iterable[Event], since: Iterable[Event] = ()) -> Story:
+    """The fold of a job's events up to the one at hand; `since` are those that came after it."""
     story = Story()
     for event in events:
         story = evolve(story, event)
-    return story
+    return msgspec.structs.replace(story, over=any(isinstance(event, ENDS) for event in since))
+
+
+def share(following: Iterable[Outgoing], owner: str | None) -> list[Outgoing]:
+    """What `owner` is asked; with None what is kept on the job's own stream."""
+    return [one for one in following if (one.owner if isinstance(one, Ask) else None) == owner]
 
 
 def react(job_id: UUID, story: Story, event: Event, *, stream_id: UUID, at: datetime) -> Sequence[Outgoing]:  # noqa: PLR0911 - one arm for each case
-    """What follows from an event of the job's story, in this order; after a refusal the rest is left undone.
+    """What follows from an event of the job's story: at most one request to each owner.
 
     `stream_id` is whose event it is, `at` when it was recorded.
     """
     match event:
+        case JobSubmitted() | JobFundsReserved() | JobDispatched() if story.over:
+            return []  # it waited, or was parked: money set aside or a run begun now would never be given back
         case JobSubmitted():
-            return _prepare(job_id, event)
+            return _reserve(job_id, event)
+        case JobFundsReserved():
+            return _pack(job_id, story)
         case JobDispatched():
             return _start(job_id, story, event)
         case JobCancelRequested():
             return _stop(story, event)
         case JobTrainingFinished():
             confirm = ConfirmArtifacts(job_id=job_id, artifacts=event.artifacts)
-            return [Ask(owner="storage", command=confirm, purpose="confirm")]
+            return [Ask(owner=STORAGE, command=confirm, purpose="confirm")]
         case JobCompleted() | JobFailed() | JobCancelled():
-            return [Ask(owner="billing", command=SettleJob(job_id=job_id), purpose="settle")]
-        case DatasetsPacked():
-            return [Keep(command=RecordDatasetsPacked(datasets=event.datasets, at=at))]
-        case DatasetsRefused():
-            message = f"{event.dataset_id}: {event.message}"
-            return [Keep(command=_refused("dataset_refused", message, event.advice, at))]
-        case FundsReserved():
-            return [Keep(command=_reserved(event.amount_micro_usd, event.price_micro_usd_per_hour, at))]
-        case FundsRefused():
-            return [Keep(command=_refused("funds_refused", event.message, None, at))]
+            return [Ask(owner=BILLING, command=SettleJob(job_id=job_id), purpose="settle")]
+        case DatasetsPacked() | DatasetsRefused() | FundsReserved() | FundsRefused():
+            return [_preparation_fact(event, at)]
         case _:
             return _attempt_fact(stream_id, event)
+
+
+def _preparation_fact(event: DatasetsPacked | DatasetsRefused | FundsReserved | FundsRefused, at: datetime) -> Keep:
+    match event:
+        case DatasetsPacked():
+            return Keep(command=RecordDatasetsPacked(datasets=event.datasets, at=at))
+        case DatasetsRefused():
+            message = f"{event.dataset_id}: {event.message}"
+            return Keep(command=_refused("dataset_refused", message, event.advice, at))
+        case FundsReserved():
+            return Keep(command=_reserved(event.amount_micro_usd, event.price_micro_usd_per_hour, at))
+        case FundsRefused():
+            return Keep(command=_refused("funds_refused", event.message, None, at))
+        case _:
+            assert_never(event)
 
 
 def _attempt_fact(attempt_id: UUID, event: Event) -> Sequence[Outgoing]:  # noqa: PLR0911 - one arm for each case
@@ -171,6 +200,8 @@ def answered(ask: Ask, data: dict[str, Any], at: datetime) -> Sequence[Keep]:
 def refused(ask: Ask, code: str, detail: str, at: datetime) -> Keep | None:
     """What follows from an owner's refusal; None when nothing sensible does and a person must look."""
     match ask.command:
+        case _ if code == OWNERS_BUG:
+            return None
         case PackDatasets():
             return Keep(command=_refused("dataset_refused", detail, None, at))
         case ReserveFunds():
@@ -193,15 +224,19 @@ def max_train_steps(config: dict[str, Any]) -> int | None:
     return None
 
 
-def _prepare(job_id: UUID, event: JobSubmitted) -> Sequence[Outgoing]:
+def _reserve(job_id: UUID, event: JobSubmitted) -> Sequence[Outgoing]:
     reserve = ReserveFunds(
         job_id=job_id, owner=event.account, provider=event.provider, max_train_steps=max_train_steps(event.config)
     )
-    funds = Ask(owner="billing", command=reserve, purpose="reserve")
-    if not event.datasets:
-        return [funds]
-    pack = PackDatasets(job_id=job_id, datasets=event.datasets)
-    return [funds, Ask(owner="storage", command=pack, purpose="pack")]
+    return [Ask(owner=BILLING, command=reserve, purpose="reserve")]
+
+
+def _pack(job_id: UUID, story: Story) -> Sequence[Outgoing]:
+    """Follows the reservation: nothing is packed that cannot be paid for."""
+    if story.submitted is None or not story.submitted.datasets:
+        return []
+    pack = PackDatasets(job_id=job_id, datasets=story.submitted.datasets)
+    return [Ask(owner=STORAGE, command=pack, purpose="pack")]
 
 
 def _start(job_id: UUID, story: Story, event: JobDispatched) -> Sequence[Outgoing]:
@@ -219,14 +254,14 @@ def _start(job_id: UUID, story: Story, event: JobDispatched) -> Sequence[Outgoin
         resume=event.resume,
         price_micro_usd_per_hour=story.price_micro_usd_per_hour,
     )
-    return [Ask(owner="provider_bridge", command=request, purpose="request")]
+    return [Ask(owner=BRIDGE, command=request, purpose="request")]
 
 
 def _stop(story: Story, event: JobCancelRequested) -> Sequence[Outgoing]:
     if story.attempt_id is None:
         return []
     cancel = CancelAttempt(attempt_id=story.attempt_id, reason=event.reason)
-    return [Ask(owner="provider_bridge", command=cancel, purpose="cancel")]
+    return [Ask(owner=BRIDGE, command=cancel, purpose="cancel")]
 
 
 def _reserved(amount_micro_usd: int, price_micro_usd_per_hour: int, at: datetime) -> RecordFundsReserved:

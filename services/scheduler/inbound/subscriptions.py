@@ -1,11 +1,19 @@
 """Which commands and events the scheduler listens to, and who handles each."""
 
 from collections.abc import Mapping
+from functools import partial
 
 from services.scheduler.dispatcher import Dispatcher
+from services.scheduler.domain.job_process import BILLING, BRIDGE, STORAGE
 from services.scheduler.handlers import JobHandlers, JobProcess
 from shared.contracts.job import CancelJob, Command, DeleteJob, ReadQueue, SubmitJob
-from shared.contracts.subjects import SCHEDULER_JOB_PROCESS
+from shared.contracts.subjects import (
+    SCHEDULER_ASK_BILLING,
+    SCHEDULER_ASK_BRIDGE,
+    SCHEDULER_ASK_STORAGE,
+    SCHEDULER_JOB_PROCESS,
+    Durable,
+)
 from shared.messaging.commands import CommandHandler
 from shared.messaging.consumer import Subscription
 
@@ -20,6 +28,17 @@ def commands(jobs: JobHandlers, dispatcher: Dispatcher) -> Mapping[type[Command]
     }
 
 
+SHARES: Mapping[Durable, str | None] = {
+    SCHEDULER_JOB_PROCESS: None,
+    SCHEDULER_ASK_STORAGE: STORAGE,
+    SCHEDULER_ASK_BILLING: BILLING,
+    SCHEDULER_ASK_BRIDGE: BRIDGE,
+}
+"""Durable -> the owner it asks; None keeps on the job what happened elsewhere."""
+
+
 def subscriptions(process: JobProcess) -> list[Subscription]:
-    """The one durable of this service: the process that drives jobs."""
-    return [Subscription(durable=SCHEDULER_JOB_PROCESS, react=process.react)]
+    """The process that drives jobs, in four shares: a cancel does not wait behind a job that waits for storage."""
+    return [
+        Subscription(durable=durable, react=partial(process.react, owner=owner)) for durable, owner in SHARES.items()
+    ]

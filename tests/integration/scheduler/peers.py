@@ -39,15 +39,21 @@ async def append(store: PostgresEventStore, stream: str, job_id: UUID, event: Ev
 
 
 class StoragePeer:
-    """Packs at once whatever it is asked to; refuses it when `refusal` is set; misses the artifacts in `missing`."""
+    """Packs at once whatever it is asked to; refuses it when `refusal` is set; misses the artifacts in `missing`.
+
+    It meets a bug when it packs for a job in `broken`.
+    """
 
     def __init__(self, store: PostgresEventStore) -> None:
         self._store = store
         self.refusal: str | None = None
         self.missing: list[str] = []
         self.packed: list[UUID] = []
+        self.broken: set[UUID] = set()
 
     async def pack(self, command: PackDatasets, _envelope: CommandEnvelope) -> CommandReply:
+        if command.job_id in self.broken:
+            raise ZeroDivisionError
         stream = f"dataset-{command.job_id}"
         self.packed.append(command.job_id)
         if not await self._store.read_stream(stream):

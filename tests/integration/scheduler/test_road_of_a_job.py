@@ -15,11 +15,12 @@ from services.billing.handlers import Accounts
 from services.billing.settings import Settings as BillingSettings
 from services.scheduler.app import build as build_scheduler
 from services.scheduler.handlers import JobProcess
+from services.scheduler.inbound.subscriptions import SHARES
 from services.scheduler.settings import Settings as SchedulerSettings
 from shared.clock import utc_now
 from shared.contracts import catalogue
 from shared.contracts.account import FundsCaptured, FundsReleased, FundsReserved
-from shared.contracts.admin import RebuildProjections
+from shared.contracts.admin import ListParked, RebuildProjections, ReplayParked
 from shared.contracts.artifact import ConfirmArtifacts, PackDatasets
 from shared.contracts.attempt import CancelAttempt, RequestAttempt
 from shared.contracts.envelope import CommandReply
@@ -32,6 +33,7 @@ from shared.contracts.job import (
     JobCancelled,
     JobCompleted,
     JobFailed,
+    JobFundsReserved,
     JobQueued,
     JobStarted,
     ReadQueue,
@@ -59,11 +61,17 @@ class World:
     """Everything around a scheduler; `stack` ends it."""
 
     settings: ServiceSettings
+    server: EmbeddedNats
     stack: AsyncExitStack
     storage: StoragePeer
     bridge: BridgePeer
     log: PostgresEventStore
     sender: CommandSender
+
+    async def start_storage(self) -> None:
+        await self.stack.enter_async_context(
+            serving(self.server, "storage", {PackDatasets: self.storage.pack, ConfirmArtifacts: self.storage.confirm})
+        )
 
     async def start_scheduler(self, **extra: object) -> None:
         settings = load(SchedulerSettings, self.settings("scheduler", **extra))
@@ -78,8 +86,10 @@ class World:
         """Sends as the gateway does."""
         return await self.sender.send(owner, command, correlation_id=uuid4(), actor="user:alice")
 
-    async def submit(self, *, user: str = "alice", datasets: bool = True, provider: str = "local") -> UUID:
-        job_id = new_id()
+    async def submit(
+        self, *, user: str = "alice", datasets: bool = True, provider: str = "local", job_id: UUID | None = None
+    ) -> UUID:
+        job_id = job_id or new_id()
         wanted = [DatasetRequest(dataset_id="digits", path="/data/digits")] if datasets else []
         order = SubmitJob(
             job_id=job_id,
@@ -148,16 +158,16 @@ async def world(
     async with AsyncExitStack() as stack:
         bus = await stack.enter_async_context(connected_bus(bus_server, "gateway"))
         await stack.enter_async_context(
-            serving(bus_server, "storage", {PackDatasets: storage.pack, ConfirmArtifacts: storage.confirm})
-        )
-        await stack.enter_async_context(
             serving(bus_server, "provider_bridge", {RequestAttempt: bridge.request, CancelAttempt: bridge.cancel})
         )
-        yield World(service_settings, stack, storage, bridge, await store_for("gateway"), CommandSender(bus))
+        yield World(
+            service_settings, bus_server, stack, storage, bridge, await store_for("gateway"), CommandSender(bus)
+        )
 
 
 @pytest.fixture
 async def running(world: World) -> World:
+    await world.start_storage()
     await world.start_billing()
     await world.start_scheduler()
     return world
@@ -230,6 +240,7 @@ async def test_a_refused_dataset_fails_the_job_and_gives_its_funds_back(running:
 
 
 async def test_a_job_beyond_the_spending_limit_fails_before_anything_is_packed(world: World) -> None:
+    await world.start_storage()
     await world.start_billing(billing_default_floor_micro_usd=-99_999)
     await world.start_scheduler()
     job_id = await world.submit()
@@ -251,6 +262,7 @@ async def test_a_refused_start_fails_the_job_without_another_try(running: World)
 
 async def test_without_billing_a_job_is_held_and_goes_on_when_billing_is_back(world: World) -> None:
     """R15: never silently accepted."""
+    await world.start_storage()
     await world.start_scheduler()
     job_id = await world.submit(datasets=False)
     with pytest.raises(Unavailable):
@@ -260,6 +272,46 @@ async def test_without_billing_a_job_is_held_and_goes_on_when_billing_is_back(wo
     attempt = await world.attempt(job_id)
     await world.bridge.succeeds(attempt)
     assert isinstance(await world.end_of(job_id), JobCompleted)
+
+
+async def test_while_storage_is_away_another_job_runs_and_its_cancel_reaches_the_bridge(world: World) -> None:
+    await world.start_billing()
+    await world.start_scheduler()
+    held = await world.submit()
+    await world.sees(held, JobFundsReserved)
+    job_id = await world.submit(user="bob", datasets=False)
+    attempt = await world.attempt(job_id)
+    await world.bridge.starts(attempt)
+    await world.sees(job_id, JobStarted)
+    await world.send("scheduler", CancelJob(job_id=job_id))
+
+    async def asked() -> bool:
+        return world.bridge.cancelled == [attempt.attempt_id]
+
+    await eventually(asked)
+    await world.bridge.is_gone(attempt, seconds=3)
+    assert isinstance(await world.end_of(job_id), JobCancelled)
+    assert not any(isinstance(event, JobQueued) for event in await world.events(held))
+    await world.start_storage()
+    await world.bridge.succeeds(await world.attempt(held))
+    assert isinstance(await world.end_of(held), JobCompleted)
+
+
+async def test_an_owners_bug_is_parked_and_the_next_job_goes_on(running: World) -> None:
+    hurt = new_id()
+    running.storage.broken.add(hurt)
+    await running.submit(job_id=hurt)
+    await running.sees(hurt, JobFundsReserved)
+    await running.attempt(await running.submit(user="bob"))
+    (parked,) = (await running.send("scheduler", ListParked())).data["parked"]
+    assert (parked["durable"], parked["type"]) == ("scheduler__ask_storage", "job.funds_reserved.v1")
+    assert "internal_error" in parked["reason"]
+    assert not any(isinstance(event, ENDS) for event in await running.events(hurt))
+    running.storage.broken.clear()
+    again = ReplayParked(durable=parked["durable"], position=parked["position"])
+    assert (await running.send("scheduler", again)).data["replayed"]
+    await running.bridge.succeeds(await running.attempt(hurt))
+    assert isinstance(await running.end_of(hurt), JobCompleted)
 
 
 async def test_an_unknown_provider_is_refused_at_submit(running: World) -> None:
@@ -326,7 +378,9 @@ async def test_every_event_of_two_lives_delivered_again_adds_nothing(
         pool = await stack.enter_async_context(asyncpg.create_pool(running.settings("billing")["DATABASE_URL"]))
         accounts = Accounts(pool, await store_for("billing"), utc_now, Catalogue(offers=()), None)
         for recorded in [*history, *reversed(history)]:
-            await process.react(recorded)
+            for durable, owner in SHARES.items():
+                if recorded.category in durable.categories:
+                    await process.react(recorded, owner)
             if recorded.category in BILLING_METERING.categories:
                 await accounts.react(recorded)
     assert await running.log.head() == len(history)

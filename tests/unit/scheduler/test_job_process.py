@@ -17,6 +17,7 @@ from services.scheduler.domain.job_commands import (
     RecordTrainingFinished,
 )
 from services.scheduler.domain.job_process import (
+    RETRY_LATER,
     Ask,
     Keep,
     Outgoing,
@@ -24,8 +25,10 @@ from services.scheduler.domain.job_process import (
     max_train_steps,
     react,
     refused,
+    share,
     told,
 )
+from services.scheduler.inbound.subscriptions import SHARES
 from shared.contracts.account import FundsRefused, FundsReserved, ReserveFunds, SettleJob
 from shared.contracts.artifact import ConfirmArtifacts, DatasetsPacked, DatasetsRefused, PackDatasets
 from shared.contracts.attempt import (
@@ -49,6 +52,7 @@ from shared.contracts.job import (
     JobFailed,
     PackedDataset,
 )
+from shared.contracts.subjects import DURABLES
 from tests.unit.scheduler.job_samples import (
     ATTEMPT,
     CANCEL_REQUESTED,
@@ -86,17 +90,48 @@ def kept(event: Event) -> object:
 
 def test_a_submitted_job_reserves_its_funds_before_its_data_is_packed() -> None:
     event = submitted()
-    funds, data = following(event)
     reserve = ReserveFunds(job_id=JOB_ID, owner="alice", provider="local", max_train_steps=100)
-    assert funds == Ask(owner="billing", command=reserve, purpose="reserve")
+    assert asked(event) == ("billing", reserve, "reserve")
     pack = PackDatasets(job_id=JOB_ID, datasets=event.datasets)
-    assert data == Ask(owner="storage", command=pack, purpose="pack")
+    assert asked(FUNDED, event) == ("storage", pack, "pack")
 
 
 def test_a_job_without_datasets_has_nothing_packed() -> None:
-    owner, command, _ = asked(submitted(datasets=False))
-    assert owner == "billing"
-    assert isinstance(command, ReserveFunds)
+    assert following(FUNDED, submitted(datasets=False)) == []
+
+
+@pytest.mark.parametrize(("event", "past"), [(submitted(), []), (FUNDED, [submitted()]), (dispatched(), queued())])
+def test_nothing_is_begun_for_a_job_that_has_ended_since(event: Event, past: list[Event]) -> None:
+    """A parked request may be replayed long after; what it reserved or started would never be given back."""
+    end = JobCancelled(cancelled_at=T0, reason="")
+    assert following(event, *past) != []
+    assert react(JOB_ID, told([*past, event], [end]), event, stream_id=ATTEMPT, at=T0) == []
+
+
+def test_each_owner_is_asked_its_own_share_and_what_is_kept_waits_for_none_of_them() -> None:
+    reserve = Ask(owner="billing", command=SettleJob(job_id=JOB_ID), purpose="settle")
+    cancel = Ask(owner="provider_bridge", command=CancelAttempt(attempt_id=ATTEMPT, reason=""), purpose="cancel")
+    keep = Keep(command=RecordAttemptCancelled(attempt_id=ATTEMPT, at=T0))
+    everything: list[Outgoing] = [reserve, cancel, keep]
+    shares = [share(everything, owner) for owner in ("storage", "billing", "provider_bridge", None)]
+    assert shares == [[], [reserve], [cancel], [keep]]
+
+
+def test_every_owner_that_is_asked_has_a_durable_that_reads_what_leads_to_asking() -> None:
+    """The asks below stand for every owner of the process; facts of others are kept by the share of nobody."""
+    asking: list[tuple[Event, list[Event]]] = [
+        (submitted(), []),
+        (FUNDED, [submitted()]),
+        (dispatched(), queued()),
+        (CANCEL_REQUESTED, running()),
+        (finished(), running()),
+    ]
+    readers = {owner: durable for durable, owner in SHARES.items()}
+    for event, past in asking:
+        owner, _, _ = asked(event, *past)
+        assert readers[owner].categories == ("job",)
+    assert set(readers[None].categories) == {"attempt", "dataset", "account"}
+    assert set(SHARES) <= set(DURABLES)
 
 
 def test_a_dispatched_job_asks_for_a_run_of_everything_it_was_prepared_with() -> None:
@@ -141,7 +176,7 @@ def test_every_end_of_a_job_is_settled(end: Event) -> None:
     assert asked(end, *running()) == ("billing", SettleJob(job_id=JOB_ID), "settle")
 
 
-@pytest.mark.parametrize("event", [FUNDED, QUEUED, STARTED, JobCancelRequested(requested_at=T0, reason="")])
+@pytest.mark.parametrize("event", [QUEUED, STARTED, JobCancelRequested(requested_at=T0, reason="")])
 def test_events_that_need_nothing_lead_to_nothing(event: Event) -> None:
     assert following(event) == []
 
@@ -209,7 +244,7 @@ def test_a_refused_start_fails_the_attempt() -> None:
 
 def test_a_refused_preparation_is_kept_as_what_was_refused() -> None:
     kinds: list[str] = []
-    for ask in following(submitted()):
+    for ask in (*following(submitted()), *following(FUNDED, submitted())):
         assert isinstance(ask, Ask)
         keep = refused(ask, "whatever", "no", T0)
         assert keep is not None
@@ -224,6 +259,15 @@ def test_cancelling_an_attempt_that_never_was_cancels_the_job() -> None:
     assert keep is not None
     assert keep.command == RecordAttemptCancelled(attempt_id=ATTEMPT, at=T0)
     assert refused(ask, "stale_epoch", "", T0) is None
+
+
+@pytest.mark.parametrize(("event", "past"), [(submitted(), []), (FUNDED, [submitted()]), (dispatched(), queued())])
+def test_a_bug_of_the_owner_is_no_refusal_and_no_outage(event: Event, past: list[Event]) -> None:
+    """It fails no job, and it is not waited out: the event is parked."""
+    (ask,) = following(event, *past)
+    assert isinstance(ask, Ask)
+    assert refused(ask, "internal_error", "Something failed on our side", T0) is None
+    assert "internal_error" not in RETRY_LATER
 
 
 def test_a_refused_settlement_is_for_a_person_to_look_at() -> None:
