@@ -44,6 +44,10 @@ def test_only_the_gateway_is_published_and_on_loopback() -> None:
     assert all(port.startswith("127.0.0.1:") for port in published["gateway"])
 
 
+def test_the_bridge_has_an_init_that_reaps_what_its_runners_leave() -> None:
+    assert COMPOSE["services"]["provider-bridge"]["init"] is True
+
+
 def test_every_env_file_named_is_written_and_private(tmp_path: Path) -> None:
     write_all(tmp_path)
     named = {spec["env_file"] for spec in COMPOSE["services"].values() if "env_file" in spec}
