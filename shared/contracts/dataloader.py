@@ -4,7 +4,15 @@ from typing import Any, Literal
 
 import msgspec
 
-from shared.contracts.training_keys import ConfigRejected, FieldProblem, bare_key, coerced, unknown_key
+from shared.contracts.config_values import converted, shown
+from shared.contracts.training_keys import (
+    ConfigRejected,
+    FieldProblem,
+    bare_key,
+    coerced,
+    not_one_value,
+    unknown_key,
+)
 
 
 class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +65,8 @@ _LIMITS: dict[str, tuple[float, float]] = {
 }
 _FIELDS = {field.name: field for field in msgspec.structs.fields(DatasetSpec) if field.name != "ignored_keys"}
 KNOWN_KEYS = frozenset(_FIELDS) | IGNORED | REFUSED
+_SINGLE = _FIELDS.keys() | {"type", "dataset_type"}
+"""Keys that hold one value, never a list or an object."""
 _TEXT = {"id", "instance_data_dir", "instance_prompt"}
 
 
@@ -74,7 +84,8 @@ def check_dataloader(entries: list[dict[str, Any]]) -> list[DatasetSpec]:
         values = {bare_key(key): value for key, value in entry.items()}
         if coerced(values.get("disabled", values.get("disable"))) is True:
             continue
-        if values.get("id") in seen:
+        values = _single_values(place, values, problems)
+        if values.get("id") is not None and str(values["id"]) in seen:
             problems.append(
                 _problem(f"{place}.id", "duplicate", "this id is used twice", "Give each entry its own id.")
             )
@@ -90,6 +101,13 @@ def check_dataloader(entries: list[dict[str, Any]]) -> list[DatasetSpec]:
     if problems:
         raise ConfigRejected(problems)
     return datasets
+
+
+def _single_values(place: str, values: dict[str, Any], problems: list[FieldProblem]) -> dict[str, Any]:
+    """The entry with None for each list or object where one value is meant; those problems are appended."""
+    wrong = {name for name in _SINGLE & values.keys() if isinstance(values[name], list | dict)}
+    problems.extend(not_one_value(f"{place}.{name}", values[name]) for name in sorted(wrong))
+    return {name: None if name in wrong else value for name, value in values.items()}
 
 
 def _checked_entry(place: str, values: dict[str, Any], problems: list[FieldProblem]) -> DatasetSpec | None:
@@ -108,12 +126,14 @@ def _checked_entry(place: str, values: dict[str, Any], problems: list[FieldProbl
         if value is None or (name == "caption_strategy" and value in OTHER_CAPTIONS):
             continue
         try:
-            typed[name] = msgspec.convert(value, _FIELDS[name].type, strict=False)
-        except msgspec.ValidationError as error:
-            found.append(_problem(f"{place}.{name}", "wrong_type", f"{raw!r} does not fit: {error}", "Correct it."))
-    found.extend(_value_problems(place, typed))
+            typed[name] = converted(value, _FIELDS[name].type)
+        except ValueError as error:
+            message = f"{shown(raw)} does not fit: {error}"
+            found.append(_problem(f"{place}.{name}", "wrong_type", message, "Correct it."))
+    named = {problem.field for problem in problems if problem.field.startswith(f"{place}.")}
+    found.extend(problem for problem in _value_problems(place, typed) if problem.field not in named)
     problems.extend(found)
-    if found:
+    if found or named:
         return None
     return msgspec.convert({**typed, "ignored_keys": sorted(IGNORED & values.keys())}, DatasetSpec)
 
@@ -130,7 +150,7 @@ def _kind_problems(place: str, values: dict[str, Any]) -> list[FieldProblem]:
             message = f"{value} is known; this build reads {built}"
             found.append(_problem(f"{place}.{name}", "unsupported", message, f"Use {built}."))
         elif name != "caption_strategy" and value not in {None, built}:
-            message = f"{value!r} is not a known {name}"
+            message = f"{shown(value)} is not a known {name}"
             found.append(_problem(f"{place}.{name}", "wrong_type", message, f"Use {built}."))
     return found
 

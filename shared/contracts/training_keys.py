@@ -12,7 +12,11 @@ from typing import Any, Literal, cast
 
 import msgspec
 
-ProblemCode = Literal["unknown_key", "unsupported", "wrong_type", "out_of_range", "missing", "conflict", "duplicate"]
+from shared.contracts.config_values import converted, shown
+
+ProblemCode = Literal[
+    "unknown_key", "unsupported", "wrong_type", "out_of_range", "missing", "conflict", "duplicate", "secret_in_config"
+]
 FluxTarget = Literal["all", "all+ffs", "all+ffs+embedder", "context", "context+ffs", "ai-toolkit", "tiny", "nano"]
 Scheduler = Literal["constant", "constant_with_warmup", "linear", "cosine", "polynomial"]
 
@@ -244,14 +248,18 @@ def check_config(config: dict[str, Any]) -> TrainingSpec:
         if name in values:
             problems.append(_problem(given, "duplicate", f"{name} is given twice", "Keep one of the spellings."))
         elif name in _FIELDS:
-            values[name] = raw if name in _TEXT_FIELDS and value is not None else value
+            if isinstance(value, list | dict) and name not in _JSON_FIELDS:
+                problems.append(not_one_value(name, cast("object", value)))
+                values[name] = None
+            else:
+                values[name] = raw if name in _TEXT_FIELDS and value is not None else value
         elif name in REFUSED:
             problems.extend(_refusal(given, name, value))
         elif name in IGNORED:
             ignored.append(name)
         else:
             problems.append(unknown_key(given, bare_key(given), KNOWN_KEYS))
-    problems.extend(_family_problems(values))
+    problems.extend(_family_problems(values, {problem.field for problem in problems}))
     problems.extend(_optimizer_problems(values))
     checked = _typed(values, problems)
     problems.extend(_range_problems(checked))
@@ -290,6 +298,12 @@ def unknown_key(given: str, name: str, known: frozenset[str]) -> FieldProblem:
     return _problem(given, "unknown_key", f"{name} is not a known key", advice)
 
 
+def not_one_value(field: str, value: object) -> FieldProblem:
+    """The problem for a list or an object where one value is meant."""
+    kind = "a list" if isinstance(value, list) else "an object"
+    return _problem(field, "wrong_type", f"one value is meant here, not {kind}", "Give one value, or remove the key.")
+
+
 def _problem(field: str, code: ProblemCode, message: str, advice: str) -> FieldProblem:
     return FieldProblem(field=field, code=code, message=message, advice=advice)
 
@@ -299,14 +313,14 @@ def _refusal(given: str, name: str, value: object) -> list[FieldProblem]:
     word = value.lower() if isinstance(value, str) else value
     if word in inactive:
         return []
-    return [_problem(given, "unsupported", f"{name}={value} is known; this build does not support it", advice)]
+    return [_problem(given, "unsupported", f"{name}={shown(value)} is known; this build does not support it", advice)]
 
 
-def _family_problems(values: dict[str, Any]) -> list[FieldProblem]:
+def _family_problems(values: dict[str, Any], named: set[str]) -> list[FieldProblem]:
     problems: list[FieldProblem] = []
     for name, built, others in (("model_family", "flux", OTHER_FAMILIES), ("model_type", "lora", frozenset({"full"}))):
         value = values.get(name)
-        if value is None:
+        if value is None and name not in named:
             problems.append(_problem(name, "missing", f"{name} is required", f"Set {name} to {built}."))
         elif value in others:
             message = f"{value} is known; this build trains {built}"
@@ -330,9 +344,9 @@ def _typed(values: dict[str, Any], problems: list[FieldProblem]) -> dict[str, An
         if value is None and name not in {"revision", "variant", "resume_from_checkpoint"}:
             continue
         try:
-            checked[name] = msgspec.convert(_shaped(name, value), _FIELDS[name].type, strict=False)
-        except (msgspec.ValidationError, json.JSONDecodeError) as error:
-            message = f"{value!r} does not fit: {error}"
+            checked[name] = converted(_shaped(name, value), _FIELDS[name].type)
+        except (ValueError, RecursionError) as error:
+            message = f"{shown(value)} does not fit: {error}"
             problems.append(_problem(name, "wrong_type", message, "Correct the value, or remove the key."))
     return checked
 
@@ -358,7 +372,7 @@ def _range_problems(checked: dict[str, Any]) -> list[FieldProblem]:
             problems.append(_problem(name, "out_of_range", message, f"Choose a value from {low:g} to {high:g}."))
     sizes = str(checked.get("validation_resolution", "256"))
     if not _SIZES.match(sizes):
-        message = f"{sizes!r} is not a list of sizes"
+        message = f"{shown(sizes)} is not a list of sizes"
         problems.append(_problem("validation_resolution", "wrong_type", message, "Use 1024, or 1024,1280x768."))
     return problems
 
