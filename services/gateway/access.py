@@ -51,7 +51,7 @@ class AttemptAccess:
         except Rejected:
             attempts = list(fold_job(job_id, await self._store.read_correlated(job_id)).attempts.values())
             attempt = holder(attempts, given)
-        return require_live(attempt, max(known.number for known in attempts))
+        return await self._live_now(attempt, given, max(known.number for known in attempts))
 
     async def job_of_token(self, token: str | None) -> JobView:
         """The job whose live attempt this token belongs to."""
@@ -63,8 +63,16 @@ class AttemptAccess:
             if not await self._reads.caught_up(CATCH_UP_S):
                 raise Unavailable("the view of attempts is behind the log")
             attempts = await self._jobs.attempts_by_token(digest)
-        attempt = await self.require_live(holder(attempts, given))
+        found = holder(attempts, given)
+        attempt = await self._live_now(found, given, await self.newest_number(found.job_id))
         return await self._reads.view(attempt.job_id, with_deleted=True)
+
+    async def _live_now(self, found: AttemptView, given: str, newest_number: int) -> AttemptView:
+        """The attempt as its stream tells it now: the view that it was found in may not know yet that it ended.
+
+        A newer attempt is dispatched only after this one's end, so its own stream is enough.
+        """
+        return require_live(holder([await self.current(found)], given), newest_number)
 
     async def _from_stream(self, attempt_id: UUID) -> AttemptView | None:
         """The attempt from its own stream: never behind, and a handful of events long."""

@@ -85,7 +85,8 @@ class JobReads:
         position = moment if isinstance(moment, int) else await self._store.position_at(moment)
         history = await self._store.read_correlated(job_id, up_to=position)
         view = self._found(fold_job(job_id, history), with_deleted=True)
-        now = moment if isinstance(moment, datetime) else history[-1].recorded_at
+        # A time to come is answered as of now: what has not been used yet costs nothing.
+        now = min(moment, self._clock()) if isinstance(moment, datetime) else history[-1].recorded_at
         return Moment(view=view, position=position, now=now)
 
     async def history(self, job_id: UUID) -> list[RecordedEvent]:

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import msgspec
 
+from services.gateway.domain.config_secrets import secret_problems
 from shared.contracts.dataloader import check_dataloader
 from shared.contracts.job import PRIORITY_NAMES, DatasetRequest, SubmitJob
 from shared.contracts.training_keys import ConfigRejected, FieldProblem, check_config
@@ -137,7 +138,7 @@ def submit_command(
         datasets = [DatasetRequest(dataset_id=spec.id, path=spec.instance_data_dir) for spec in specs]
     except ConfigRejected as refusal:
         problems.extend(refusal.problems)
-    if problems:
+    if problems := _secrets_first(secret_problems(loaded.config, loaded.dataloader), problems):
         raise ConfigRejected(problems)
     return SubmitJob(
         job_id=job_id,
@@ -151,6 +152,16 @@ def submit_command(
         tracker_run_name=body.tracker_run_name or _text(loaded.config, "tracker_run_name"),
         idempotency_key=key,
     )
+
+
+def _secrets_first(secrets: list[FieldProblem], others: list[FieldProblem]) -> list[FieldProblem]:
+    """All problems; of a key that holds a secret only that, because the other messages show values."""
+    holders = tuple(problem.field for problem in secrets)
+    return [*secrets, *(problem for problem in others if not any(_within(field, problem.field) for field in holders))]
+
+
+def _within(secret_field: str, field: str) -> bool:
+    return secret_field == field or secret_field.startswith((f"{field}.", f"{field}["))
 
 
 def invalid(field: str, message: str, advice: str) -> Rejected:

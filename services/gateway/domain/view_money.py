@@ -1,5 +1,6 @@
 """What a job costs, as billing's ledger tells it, and what its running attempt adds until billing has booked it."""
 
+import math
 from collections.abc import Iterable
 from datetime import datetime
 from typing import assert_never
@@ -70,10 +71,11 @@ def cost_micro_usd(money: MoneyView, attempts: Iterable[AttemptView], now: datet
 
 
 def _unbooked(attempt: AttemptView, now: datetime) -> int:
+    """Rounded as it will be billed, or the figure would jump at the end: seconds up, micro-dollars half up."""
     if attempt.billed_seconds is not None:
         seconds = attempt.billed_seconds
     elif attempt.started_at is not None:
-        seconds = max(0, int((now - attempt.started_at).total_seconds()))
+        seconds = max(0, math.ceil((now - attempt.started_at).total_seconds()))
     else:
         seconds = 0
-    return seconds * attempt.price_micro_usd_per_hour // SECONDS_PER_HOUR
+    return (2 * seconds * attempt.price_micro_usd_per_hour + SECONDS_PER_HOUR) // (2 * SECONDS_PER_HOUR)

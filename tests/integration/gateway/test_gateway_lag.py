@@ -48,6 +48,23 @@ async def test_view_that_is_behind_refuses_no_client_and_no_trainer(site: Site, 
     assert (await site.http.get("/api/cloud/jobs?sync_active=true")).json()["total"] == 2
 
 
+async def test_ended_attempts_token_writes_and_reads_nothing_while_the_view_is_behind(
+    site: Site, log_database: LogDatabase
+) -> None:
+    trainer = await site.running()
+    (dataset,) = (await site.http.get(f"/api/v1/jobs/{trainer.job_id}")).json()["job"]["datasets"]
+    async with view_held_back(site, log_database):
+        assert (await trainer.put("x.bin", b"x")).status_code == 200
+        failed = await trainer.report([("failed", {"kind": "crash", "message": "over"})])
+        assert failed.status_code == 200, failed.text
+        upload = await trainer.put("y.bin", b"y")
+        assert (upload.status_code, upload.json()["code"]) == (409, "attempt_superseded")
+        fetch = await site.http.get(
+            f"/api/v1/datasets/{dataset['sha256']}", headers={"Authorization": f"Bearer {trainer.token}"}
+        )
+        assert (fetch.status_code, fetch.json()["code"]) == (409, "attempt_superseded")
+
+
 async def test_upload_in_flight_finishes_when_the_gateway_is_asked_to_stop(site: Site) -> None:
     trainer = await site.running()
     under_way, go_on = asyncio.Event(), asyncio.Event()

@@ -34,11 +34,44 @@ def test_bound_address_and_allowed_names_are_served() -> None:
 
 
 @pytest.mark.parametrize(
-    ("origin", "fine"),
-    [(None, True), ("http://localhost:8001", True), ("http://evil.example", False), ("null", False), ("", False)],
+    ("origin", "host", "fine"),
+    [
+        (None, "localhost:8001", True),
+        ("http://localhost:8001", "localhost:8001", True),
+        ("HTTP://LOCALHOST:8001", "localhost:8001", True),
+        ("http://[::1]:8001", "[::1]:8001", True),
+        ("http://localhost", "localhost", True),
+        ("http://localhost:80", "localhost", True),
+        ("https://localhost", "localhost:443", True),
+        ("http://localhost:3000", "localhost:8001", False),
+        ("http://127.0.0.1:8001", "localhost:8001", False),
+        ("http://localhost", "localhost:8001", False),
+        ("https://localhost", "localhost:80", False),
+        ("http://evil.example", "localhost:8001", False),
+        ("http://localhost:bad", "localhost:8001", False),
+        ("http://", "", False),
+        ("null", "localhost:8001", False),
+        ("", "localhost:8001", False),
+    ],
 )
-def test_pages_of_other_origins_may_not_change_anything(origin: str | None, fine: bool) -> None:  # noqa: FBT001
-    assert LOCAL.allows_origin(origin) is fine
+def test_only_a_page_of_the_same_host_and_port_may_change_anything(
+    origin: str | None,
+    host: str,
+    fine: bool,  # noqa: FBT001
+) -> None:
+    assert LOCAL.allows_origin(origin, host) is fine
+
+
+def test_allowed_name_with_a_port_is_a_page_that_may_change_things() -> None:
+    rule = HostRule.of("127.0.0.1", ["ui.lan:3000", "tunewright.lan", "app.lan:443"])
+    assert rule.allows_origin("http://ui.lan:3000", "localhost:8001")
+    assert rule.allows_origin("https://app.lan", "localhost:8001")
+    assert not rule.allows_origin("http://ui.lan:3001", "localhost:8001")
+    assert not rule.allows_origin("http://tunewright.lan:3000", "tunewright.lan:8001")
+    assert rule.allows("ui.lan:3000")
+    assert not rule.allows("ui.lan:8001")
+    anything = HostRule.of("127.0.0.1", ["*"])
+    assert not anything.allows_origin("http://evil.example", "localhost:8001")
 
 
 async def called(method: str, headers: dict[str, str], *, host: str = "localhost") -> list[Any]:
@@ -82,7 +115,8 @@ async def test_refused_host_gets_a_problem_with_the_same_headers() -> None:
 
 async def test_foreign_origin_may_read_nothing_new_and_change_nothing() -> None:
     assert (await called("POST", {"origin": "https://evil.example"}))[0]["status"] == 400
-    assert (await called("POST", {"origin": "http://localhost:8001"}))[0]["status"] == 204
+    assert (await called("POST", {"origin": "http://localhost:3000"}, host="localhost:8001"))[0]["status"] == 400
+    assert (await called("POST", {"origin": "http://localhost:8001"}, host="localhost:8001"))[0]["status"] == 204
     assert (await called("GET", {"origin": "https://evil.example"}))[0]["status"] == 204
 
 

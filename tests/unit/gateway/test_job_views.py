@@ -3,6 +3,7 @@
 from uuid import uuid4
 
 import pytest
+from msgspec.structs import replace
 
 from services.gateway.domain.job_body import JobBody, job_body, status_of
 from services.gateway.domain.view_money import cost_micro_usd
@@ -67,6 +68,16 @@ def test_ended_attempt_counts_its_billed_seconds_until_billing_has_booked_them()
     story = StoryTeller().submitted().queued().running().completed()
     unbooked = fold_job(story.job_id, story.events[:-3])
     assert cost_micro_usd(unbooked.money, unbooked.attempts.values(), at(9999)) == 20_000
+
+
+@pytest.mark.parametrize(("seconds", "cost"), [(10, 0), (10.5, 1000), (29.2, 20_000), (30, 20_000)])
+def test_running_cost_is_rounded_as_it_will_be_billed(seconds: float, cost: int) -> None:
+    story = StoryTeller().submitted().queued().running()
+    view = view_of(story)
+    assert cost_micro_usd(view.money, view.attempts.values(), at(seconds)) == cost
+    (attempt,) = view.attempts.values()
+    odd = replace(attempt, price_micro_usd_per_hour=1800)
+    assert cost_micro_usd(view.money, [odd], at(10.5)) == 1
 
 
 def test_job_without_any_money_event_has_no_cost() -> None:

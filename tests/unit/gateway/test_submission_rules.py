@@ -1,10 +1,12 @@
 """What a submitted body must be, and which request is the same request."""
 
 from datetime import UTC, datetime
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from services.gateway.domain.config_secrets import is_secret_name
 from services.gateway.domain.moments import parse_at
 from services.gateway.domain.submission import (
     LoadedConfig,
@@ -17,6 +19,7 @@ from services.gateway.domain.submission import (
     request_digest,
     submit_command,
 )
+from shared.contracts import dataloader, training_keys
 from shared.contracts.training_keys import ConfigRejected
 from shared.problems import Rejected
 
@@ -108,6 +111,53 @@ def test_config_and_dataloader_problems_come_together() -> None:
     fields = [problem.field for problem in error.value.problems]
     assert "--colour" in fields
     assert "dataloader" in fields
+
+
+def problems_with(config: dict[str, Any], entry: dict[str, Any]) -> list[tuple[str, str]]:
+    loaded = LoadedConfig(name=None, config={**CONFIG, **config}, dataloader=[{**LOADER[0], **entry}])
+    with pytest.raises(ConfigRejected) as error:
+        submit_command(SubmitJobRequest(), loaded, job_id=uuid4(), user_id="local", provider="local", key=None)
+    assert "hunter2" not in str(error.value)
+    return [(problem.field, problem.code) for problem in error.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("config", "entry", "field"),
+    [
+        ({"--hub_token": "hunter2"}, {}, "--hub_token"),
+        ({"hub-token": "hunter2"}, {}, "hub-token"),
+        ({"--webhook_config": {"url": "x", "auth": "hunter2"}}, {}, "--webhook_config.auth"),
+        (
+            {"--webhook_config": '{"headers": {"Authorization": "hunter2"}}'},
+            {},
+            "--webhook_config.headers.Authorization",
+        ),
+        ({"--publishing_config": [{"secret_key": "hunter2"}]}, {}, "--publishing_config[0].secret_key"),
+        ({}, {"aws_secret_access_key": "hunter2"}, "dataloader[0].aws_secret_access_key"),
+        ({}, {"huggingface": {"apiKey": "hunter2"}}, "dataloader[0].huggingface.apiKey"),
+    ],
+)
+def test_secret_in_a_config_is_refused_by_name_and_never_repeated(
+    config: dict[str, Any], entry: dict[str, Any], field: str
+) -> None:
+    assert (field, "secret_in_config") in problems_with(config, entry)
+
+
+def test_nothing_under_a_secrets_name_is_no_secret() -> None:
+    prompts = {"secret_garden": "a garden"}
+    config: dict[str, Any] = {
+        "--hub_token": None,
+        "--webhook_config": {"auth": "", "token": "None", "password": {}, "use_auth_token": True},
+        "--tokenizer_max_length": 77,
+        "--user_prompt_library": prompts,
+    }
+    loaded = LoadedConfig(name=None, config={**CONFIG, **config}, dataloader=LOADER)
+    assert submit_command(SubmitJobRequest(), loaded, job_id=uuid4(), user_id="u", provider="local", key=None)
+
+
+def test_of_all_known_keys_only_the_token_has_a_secrets_name() -> None:
+    assert [key for key in training_keys.KNOWN_KEYS if is_secret_name(key)] == ["hub_token"]
+    assert not any(is_secret_name(key) for key in dataloader.KNOWN_KEYS)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from litestar import Router, get, post
 from litestar.params import FromQuery, JSONBody
 
 from services.gateway.inbound.http.parts import Caller, Parts
+from services.gateway.inbound.http.principal import require_json
 from services.gateway.inbound.http.problems import OK
 
 
@@ -30,7 +31,7 @@ async def parked(parts: Parts, principal: Caller, service: FromQuery[str | None]
     return await parts.services.parked(service, principal)
 
 
-@post("/parked/replay", status_code=OK)
+@post("/parked/replay", status_code=OK, guards=[require_json])
 async def replay(data: JSONBody[ReplayRequest], parts: Parts, principal: Caller) -> dict[str, Any]:
     """Handle one parked message again."""
     return await parts.services.replay(data.service, data.durable, data.position, principal)

@@ -31,13 +31,17 @@ SECURITY_HEADERS: tuple[tuple[str, str], ...] = (
 )
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 QUIET_PATHS = frozenset({"/health", "/api/cloud/health/live", "/api/cloud/health/ready"})
+DEFAULT_PORTS = {"http": 80, "https": 443}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 log = structlog.stdlib.get_logger()
 
 
 class HostRule(msgspec.Struct, frozen=True, kw_only=True):
-    """Loopback names, the bound address, and what the operator added; `*` lets every name through."""
+    """Loopback names, the bound address, and what the operator added; `*` lets every Host through.
+
+    An added `host:port` is served under that port only, and its pages may change things here.
+    """
 
     names: frozenset[str]
 
@@ -48,16 +52,24 @@ class HostRule(msgspec.Struct, frozen=True, kw_only=True):
 
     def allows(self, authority: str) -> bool:
         """Whether a Host header, with or without a port, is one of ours."""
-        if "*" in self.names:
+        if "*" in self.names or authority.lower() in self.names:
             return True
         host = _host_of(authority)
         return host is not None and (host in self.names or _is_loopback(host))
 
-    def allows_origin(self, origin: str | None) -> bool:
-        """Whether a browser page of this origin may change something; programs send no Origin."""
+    def allows_origin(self, origin: str | None, authority: str) -> bool:
+        """Whether a browser page of this origin may change something at this Host; programs send no Origin.
+
+        Another port of the same host is another program's page.
+        """
         if origin is None:
             return True
-        return self.allows(urlsplit(origin).netloc) if "://" in origin else False
+        scheme, found, rest = origin.lower().partition("://")
+        page = _host_and_port(rest, scheme) if found else None
+        if page is None:
+            return False
+        # A proxy that ends TLS speaks http to us: a Host without a port means the default port of the page's scheme.
+        return page == _host_and_port(authority.lower(), scheme) or f"{page[0]}:{page[1]}" in self.names
 
 
 class Edge:
@@ -101,7 +113,7 @@ class Edge:
         if not self._hosts.allows(host):
             detail = f"this server does not serve the host {host[:255]!r}; add it to GATEWAY_ALLOWED_HOSTS if it should"
             return Problem(code="host_not_allowed", detail=detail)
-        if method not in SAFE_METHODS and not self._hosts.allows_origin(origin):
+        if method not in SAFE_METHODS and not self._hosts.allows_origin(origin, host):
             return Problem(code="host_not_allowed", detail=f"pages of {(origin or '')[:255]!r} may not change anything")
         return None
 
@@ -111,6 +123,15 @@ def _host_of(authority: str) -> str | None:
         return urlsplit(f"//{authority}").hostname
     except ValueError:
         return None
+
+
+def _host_and_port(authority: str, scheme: str) -> tuple[str, int] | None:
+    try:
+        parts = urlsplit(f"//{authority}")
+        host, port = parts.hostname, parts.port or DEFAULT_PORTS.get(scheme)
+    except ValueError:
+        return None
+    return (host, port) if host and port else None
 
 
 def _is_loopback(host: str) -> bool:

@@ -13,6 +13,7 @@ from services.gateway.domain.report_text import LOG_TYPES, PROGRESS_TYPES, log_t
 from services.gateway.domain.submission import SubmitJobRequest, SubmitJobResponse, idempotency_key, invalid
 from services.gateway.handlers import cancelled_answer
 from services.gateway.inbound.http.parts import Caller, Parts
+from services.gateway.inbound.http.principal import require_json
 from services.gateway.inbound.http.problems import OK
 from services.gateway.inbound.http.sse import cursor_of, event_stream
 from shared.problems import Rejected
@@ -92,7 +93,7 @@ def job_id_of(text: str) -> UUID:
         raise Rejected("job_not_found", "there is no such job", job_id=text[:64]) from None
 
 
-@post("/submit", status_code=OK)
+@post("/submit", status_code=OK, guards=[require_json])
 async def submit(
     data: JSONBody[SubmitJobRequest],
     parts: Parts,

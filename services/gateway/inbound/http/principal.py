@@ -6,9 +6,13 @@ This is the one place where identity will be decided; routes only ever see a Pri
 from typing import Any
 
 from litestar import Request
+from litestar.connection import ASGIConnection
+from litestar.handlers import BaseRouteHandler
 
+from services.gateway.domain.submission import invalid
 from services.gateway.handlers import Principal
 
+JSON_TYPE = "application/json"
 LOCAL_USER = "local"
 API_KEY_PREFIX = "stk_"
 UPLOAD_HEADERS = ("x-upload-token", "x-simpletuner-secret")
@@ -35,3 +39,15 @@ def attempt_token(request: Request[Any, Any, Any]) -> str | None:
         if value := request.headers.get(name):
             return value
     return bearer_token(request)
+
+
+def require_json(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
+    """Guard of routes that read a JSON body. Raises `validation_error` for a body under another media type.
+
+    A page of another site may send the other types without asking first; for JSON its browser asks, and is refused.
+    """
+    given = connection.headers.get("content-type", "")
+    if given.partition(";")[0].strip().lower() != JSON_TYPE:
+        found = f"the body came as {given[:100]!r}" if given else "the header is missing"
+        advice = f"Send the header Content-Type: {JSON_TYPE}."
+        raise invalid("Content-Type", f"{JSON_TYPE} is needed, {found}", advice)
