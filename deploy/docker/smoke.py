@@ -161,6 +161,8 @@ def demo_job(source: Path) -> dict[str, Any]:
 
         await_condition(_JOB_S, "the demo job ends", ended)
         job = http.get(f"/api/cloud/jobs/{job_id}").raise_for_status().json()["job"]
+        if job["status"] != "completed":
+            raise RuntimeError(f"the demo job ended as {job['status']}: {job['error_message']}")
         key = f"/api/cloud/storage/outputs/{job_id}/pytorch_lora_weights.safetensors"
         job["lora_bytes"] = len(http.get(key).raise_for_status().content)
         return cast("dict[str, Any]", job)
