@@ -37,7 +37,8 @@ def test_killed_service_while_training_job_completes_once(system: System, pictur
     assert told.count("attempt.succeeded.v1") == 1
     assert told.count("account.funds_captured.v1") == 1
     assert system.job(job_id)["cost_usd"] > 0
-    assert len(list((system.data_dir / "bridge" / "attempts" / attempt).glob("start-*"))) == 1
+    starts = (system.data_dir / "bridge" / "attempts" / attempt / "starts.jsonl").read_text(encoding="utf-8")
+    assert len(starts.splitlines()) == 1
     assert _stored(system, job_id) == [line["seq"] for line in system.spooled_lines(attempt)]
 
 
