@@ -65,14 +65,21 @@ imports: setup
 [group('check')]
 check: lint types imports
 
-# Everything: environments, checks, the tests, the whole system, and the trainer's tests
+# Everything: environments, checks, the tests of the parts beside the trainer's, then the whole system
 [group('test')]
-test: setup setup-trainer check test-parts test-system test-trainer
+test: setup setup-trainer check && test-system
+    #!/usr/bin/env bash
+    set -euo pipefail
+    report=$(mktemp)
+    {{ just_executable() }} test-trainer > "$report" 2>&1 & trainer=$!
+    trap 'kill "$trainer" 2> /dev/null || true; cat "$report"; rm "$report"' EXIT
+    {{ just_executable() }} test-parts
+    wait "$trainer"
 
-# The tests of the parts: units, properties, contracts, and services on real Postgres and NATS; two workers
+# The tests of the parts: units, properties, contracts, and services on real Postgres and NATS; three workers
 [group('test')]
 test-parts *options: setup
-    {{ python }} -m pytest tests --ignore=tests/trainer --ignore=tests/acceptance -n 2 --dist loadfile -q {{ options }}
+    {{ python }} -m pytest tests --ignore=tests/trainer --ignore=tests/acceptance -n 3 --dist loadfile -q {{ options }}
 
 # The whole system as a person runs it, with real training
 [group('test')]
