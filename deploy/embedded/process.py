@@ -16,6 +16,8 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _FIRST_PORT, _PORTS, _PORT_TRIES = 20_000, 12_000, 200
+# One server asks for two ports before it listens on either: the second must not be the first again.
+_given: set[int] = set()
 LOOPBACK = "127.0.0.1"
 
 
@@ -45,14 +47,15 @@ class SystemUser:
 
 
 def free_port() -> int:
-    """A loopback port nobody listens on now.
+    """A loopback port nobody listens on now, and that this process was not given before.
 
     It is outside the range from which systems take outgoing ports: a client that keeps calling a server which is
     down could otherwise be given that very port, connect to itself, and keep the server from coming back.
     """
     for _ in range(_PORT_TRIES):
         port = _FIRST_PORT + secrets.randbelow(_PORTS)
-        if port_is_free(LOOPBACK, port):
+        if port not in _given and port_is_free(LOOPBACK, port):
+            _given.add(port)
             return port
     raise EmbeddedError(f"no free port found between {_FIRST_PORT} and {_FIRST_PORT + _PORTS}")
 

@@ -3,7 +3,6 @@
 Only the trainer is stood in for: a small program that waits, so that a test can report under its token.
 """
 
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import httpx
 import msgspec
 import pytest
 
+from deploy.embedded.process import free_port
 from services.billing.app import build as build_billing
 from services.billing.settings import Settings as BillingSettings
 from services.gateway.app import build as build_gateway
@@ -34,13 +34,6 @@ from tests.support.waiting import eventually
 
 OTHERS = ("storage", "billing", "provider_bridge", "scheduler")
 BASE_MODEL = "black-forest-labs/FLUX.1-dev"
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @dataclass
