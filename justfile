@@ -96,6 +96,11 @@ test-trainer *options: setup-trainer
 test-unit *options: setup
     {{ python }} -m pytest tests/unit tests/property {{ options }}
 
+# Measure how fast everything is, beside what the machine gives: all, or the benchmarks named (a to f); --write keeps it
+[group('test')]
+bench *options: setup
+    {{ python }} -m tests.bench {{ options }}
+
 # Build and try the containers
 [group('test')]
 compose-smoke *options: setup

@@ -5,7 +5,7 @@ they are.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import asyncpg
 import structlog
@@ -55,6 +55,10 @@ def _outcome(command: Encoded, row: asyncpg.Record) -> Outcome:
     return Appended(first_position=row["first_position"], last_position=row["last_position"], version=row["version"])
 
 
+Write = Callable[[Connection, Sequence[Encoded]], Awaitable[list[Outcome]]]
+"""Commits a batch in one round trip: one outcome for each command, in order."""
+
+
 class _Waiting:
     """A command and the caller who waits for its outcome."""
 
@@ -82,8 +86,9 @@ class GroupCommit:
     touches the others.
     """
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    def __init__(self, pool: asyncpg.Pool, *, write: Write = append_batch) -> None:
         self._pool = pool
+        self._write = write
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue(QUEUE_COMMANDS)
         self._flusher: asyncio.Task[None] | None = None
 
@@ -137,7 +142,7 @@ class GroupCommit:
 
     async def _commit_batch(self, connection: Connection, batch: list[_Waiting]) -> None:
         try:
-            outcomes = await append_batch(connection, [waiting.command for waiting in batch])
+            outcomes = await self._write(connection, [waiting.command for waiting in batch])
         except OUTAGES:
             raise
         except Exception as error:  # noqa: BLE001 - it belongs to one caller, and is raised there
