@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from typing import TypeVar
@@ -25,9 +26,11 @@ from shared.clock import Clock, utc_now
 from shared.contracts.job import Command
 from shared.eventstore.outages import OUTAGES
 from shared.eventstore.postgres import PostgresEventStore
+from shared.eventstore.transactional import TransactionalStore
 from shared.messaging.commands import CommandHandler, CommandSender, CommandServer
 from shared.messaging.connection import Bus, BusSettings
-from shared.messaging.consumer import Consumer, Subscription
+from shared.messaging.consumer import Consumer, Pace, Subscription
+from shared.messaging.pull import MakePull, StandingPull
 from shared.observability import logging, tracing
 from shared.projection import Projection
 from shared.settings import Secret, SettingsError, load
@@ -66,7 +69,7 @@ class Runtime:
 
     service: str
     pool: asyncpg.Pool
-    store: PostgresEventStore
+    store: TransactionalStore
     bus: Bus
     sender: CommandSender
     clock: Clock
@@ -74,6 +77,15 @@ class Runtime:
     """Set when the service is asked to stop; loops end on it."""
     consumers: dict[str, Consumer] = field(default_factory=dict[str, Consumer])
     """By durable name; filled after build."""
+
+
+class Consuming(msgspec.Struct, frozen=True, kw_only=True):
+    """What a service's consumers are made with."""
+
+    connect: Callable[[str], Awaitable[asyncpg.Connection]]
+    """`connect(durable)`: a connection of its own, which ends the durable's turn when it breaks."""
+    pull: MakePull
+    pace: Pace | None = None
 
 
 class ServiceParts(msgspec.Struct, kw_only=True):
@@ -162,22 +174,32 @@ async def running_service(
     async with AsyncExitStack() as stack:
         runtime = await _connect(stack, service, settings, stop or asyncio.Event(), clock)
         parts = await build(runtime, settings)
-        _add_consumers(runtime, settings, parts)
-        consumers_stop, ready = asyncio.Event(), asyncio.Event()
-        # Two groups, so that consumers outlive the commands and requests that wait for them.
-        async with asyncio.TaskGroup() as consuming:
-            _start_consuming(consuming, runtime, consumers_stop)
-            try:
-                async with asyncio.TaskGroup() as serving:
-                    _start_serving(serving, runtime, parts, ready)
-                    await ready.wait()
-                    log.info("service.process.started")
-                    try:
-                        yield runtime
-                    finally:
-                        runtime.stop.set()
-            finally:
-                consumers_stop.set()
+        consuming = Consuming(
+            connect=partial(_connect_consumer, settings), pull=partial(StandingPull, runtime.bus.client)
+        )
+        await stack.enter_async_context(serving(runtime, parts, consuming))
+        yield runtime
+
+
+@asynccontextmanager
+async def serving(runtime: Runtime, parts: ServiceParts, consuming: Consuming) -> AsyncGenerator[None]:
+    """The parts at work inside the block, drained at its end; a part that fails ends the block."""
+    _add_consumers(runtime, parts, consuming)
+    consumers_stop, ready = asyncio.Event(), asyncio.Event()
+    # Two groups, so that consumers outlive the commands and requests that wait for them.
+    async with asyncio.TaskGroup() as consumers:
+        _start_consuming(consumers, runtime, consumers_stop)
+        try:
+            async with asyncio.TaskGroup() as others:
+                _start_serving(others, runtime, parts, ready)
+                await ready.wait()
+                log.info("service.process.started")
+                try:
+                    yield
+                finally:
+                    runtime.stop.set()
+        finally:
+            consumers_stop.set()
 
 
 def _start_consuming(tasks: asyncio.TaskGroup, runtime: Runtime, stop: asyncio.Event) -> None:
@@ -254,20 +276,25 @@ async def _open_pool(service: str, settings: CoreSettings) -> asyncpg.Pool:
     raise AssertionError("stamina raises the last error")
 
 
-def _add_consumers(runtime: Runtime, settings: CoreSettings, parts: ServiceParts) -> None:
+async def _connect_consumer(settings: CoreSettings, name: str) -> asyncpg.Connection:
+    return await asyncpg.connect(
+        settings.database_url.reveal(),
+        command_timeout=STATEMENT_S,
+        timeout=CONNECT_S,
+        server_settings={"application_name": name},
+    )
+
+
+def _add_consumers(runtime: Runtime, parts: ServiceParts, consuming: Consuming) -> None:
     for subscription in parts.subscriptions:
         name = subscription.durable.name
-
-        async def connect(name: str = name) -> asyncpg.Connection:
-            return await asyncpg.connect(
-                settings.database_url.reveal(),
-                command_timeout=STATEMENT_S,
-                timeout=CONNECT_S,
-                server_settings={"application_name": name},
-            )
-
         runtime.consumers[name] = Consumer(
-            subscription, store=runtime.store, bus=runtime.bus, pool=runtime.pool, connect=connect
+            subscription,
+            store=runtime.store,
+            pull=consuming.pull,
+            pool=runtime.pool,
+            connect=partial(consuming.connect, name),
+            pace=consuming.pace,
         )
 
 

@@ -23,9 +23,20 @@ async def build(runtime: Runtime, settings: Settings) -> ServiceParts:
     options = _local_options(settings)
     local = LocalProvider(options)
     owner = OwnerName.claim(options.state_dir, local.site)  # held until this process ends, however it ends
-    providers: dict[str, Provider] = {local.name: local}
-    leases = Leases(runtime.pool, runtime.store, runtime.clock, owner=owner.name, lease_s=settings.bridge_lease_s)
-    reconciler = _reconciler(runtime, settings, leases, providers)
+    driving = DrivingOptions(
+        gateway_url=settings.bridge_gateway_url.rstrip("/"),
+        cancel_grace_s=settings.bridge_cancel_grace_s,
+        report_grace_s=settings.bridge_report_grace_s,
+    )
+    return assemble(runtime, settings, {local.name: local}, owner.name, driving)
+
+
+def assemble(
+    runtime: Runtime, settings: Settings, providers: dict[str, Provider], owner: str, driving: DrivingOptions
+) -> ServiceParts:
+    """The bridge on these providers, whatever they are."""
+    leases = Leases(runtime.pool, runtime.store, runtime.clock, owner=owner, lease_s=settings.bridge_lease_s)
+    reconciler = _reconciler(runtime, settings, leases, providers, driving)
     handlers = AttemptHandlers(runtime.store, providers, runtime.clock, reconciler.nudge)
     return ServiceParts(
         commands=commands(handlers),
@@ -49,12 +60,9 @@ def _local_options(settings: Settings) -> LocalOptions:
     )
 
 
-def _reconciler(runtime: Runtime, settings: Settings, leases: Leases, providers: dict[str, Provider]) -> Reconciler:
-    options = DrivingOptions(
-        gateway_url=settings.bridge_gateway_url.rstrip("/"),
-        cancel_grace_s=settings.bridge_cancel_grace_s,
-        report_grace_s=settings.bridge_report_grace_s,
-    )
+def _reconciler(
+    runtime: Runtime, settings: Settings, leases: Leases, providers: dict[str, Provider], driving: DrivingOptions
+) -> Reconciler:
     sweeper = Sweeper(
         leases,
         runtime.store,
@@ -63,7 +71,7 @@ def _reconciler(runtime: Runtime, settings: Settings, leases: Leases, providers:
         cancel_grace_s=settings.bridge_cancel_grace_s,
     )
     return Reconciler(
-        Driver(leases, providers, runtime.clock, options),
+        Driver(leases, providers, runtime.clock, driving),
         leases,
         sweeper,
         sites=[site for provider in providers.values() if (site := provider.capabilities.site)],

@@ -7,7 +7,8 @@ lease epoch e -> find(tag, e), which shuts out lower epochs -> AttemptStartInten
 
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import assert_never
 from uuid import UUID
 
@@ -59,6 +60,7 @@ class DrivingOptions(msgspec.Struct, frozen=True, kw_only=True):
     gateway_url: str
     cancel_grace_s: float
     report_grace_s: float
+    new_token: Callable[[], str] = partial(secrets.token_urlsafe, _TOKEN_BYTES)
 
 
 class Driver:
@@ -138,7 +140,7 @@ class _Step:
             await self._submit(run)
 
     async def _submit(self, run: Run) -> None:
-        token = secrets.token_urlsafe(_TOKEN_BYTES)
+        token = self._options.new_token()
         digest = hashlib.sha256(token.encode()).hexdigest()
         await self._append(IntendStart(epoch=self._tag.epoch, at=self._clock(), token_sha256=digest))
         spec = build_run_spec(self._tag.attempt_id, run.request, self._options.gateway_url)

@@ -27,7 +27,7 @@ from shared.contracts.subjects import SCHEDULER_QUEUE
 from shared.decider import fold
 from shared.eventstore.api import Append, Appended
 from shared.eventstore.group_commit import Connection
-from shared.eventstore.postgres import PostgresEventStore
+from shared.eventstore.transactional import TransactionalStore
 from shared.ids import new_id
 from shared.problems import Rejected
 
@@ -51,7 +51,7 @@ class Dispatcher:
     def __init__(
         self,
         pool: asyncpg.Pool,
-        store: PostgresEventStore,
+        store: TransactionalStore,
         clock: Clock,
         limits: Limits,
     ) -> None:

@@ -9,7 +9,7 @@ from services.storage.handlers import Storage
 from services.storage.inbound.http import make_app
 from services.storage.inbound.http_server import bind, serve
 from services.storage.outbound.objects import Objects
-from services.storage.packing import Packing, PackLimits
+from services.storage.packing import Packing, PackLimits, folder_packer
 from services.storage.projections import objects as objects_projection
 from services.storage.report_days import keep_report_days
 from services.storage.settings import Settings
@@ -29,7 +29,8 @@ async def build(runtime: Runtime, settings: Settings) -> ServiceParts:
     swept = await objects.sweep()
     if swept:
         log.info("storage.leftovers.removed", files=swept)
-    packing = Packing(runtime.pool, runtime.store, objects, runtime.clock, pack_limits(settings))
+    limits = pack_limits(settings)
+    packing = Packing(runtime.pool, runtime.store, folder_packer(objects, limits), runtime.clock, limits)
     storage = Storage(runtime.pool, runtime.store, objects, packing, runtime.bus.client, runtime.clock)
     app = make_app(storage, settings.storage_http_token, settings.storage_max_object_bytes)
     bound = bind(settings.storage_http_host, settings.storage_http_port)

@@ -5,7 +5,7 @@ that says so, because a job must never wait without a reason.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import UUID
@@ -50,6 +50,22 @@ class PackLimits(msgspec.Struct, frozen=True, kw_only=True):
     lease_s: float
 
 
+PackFolder = Callable[[str], Awaitable[PackedDataset]]
+"""Stores a folder as one tar (its `dataset_id` empty), or raises UnusableDataset."""
+
+
+def folder_packer(objects: Objects, limits: PackLimits) -> PackFolder:
+    """Packs folders of this machine into the object store."""
+    bounds = Bounds(roots=limits.roots, private=limits.private)
+
+    async def pack(folder: str) -> PackedDataset:
+        files = await asyncio.to_thread(survey, folder, bounds, limits.max_dataset_bytes)
+        blob = await objects.put(DATASETS, off_loop(tar_blocks(files)), with_md5=False)
+        return PackedDataset(dataset_id="", sha256=blob.sha256, size_bytes=blob.size_bytes, file_count=len(files))
+
+    return pack
+
+
 class _Claim(msgspec.Struct, frozen=True, kw_only=True):
     worker: UUID
     command: PackDatasets
@@ -70,11 +86,11 @@ class Packing:
     """Takes packing work in and does it; `run` is the service's loop."""
 
     def __init__(
-        self, pool: asyncpg.Pool, store: EventStore, objects: Objects, clock: Clock, limits: PackLimits
+        self, pool: asyncpg.Pool, store: EventStore, pack_folder: PackFolder, clock: Clock, limits: PackLimits
     ) -> None:
         self._pool = pool
         self._store = store
-        self._objects = objects
+        self._pack_folder = pack_folder
         self._clock = clock
         self._limits = limits
         self._work_came = asyncio.Event()
@@ -182,16 +198,11 @@ class Packing:
         return fold(DECIDER, await self._store.read_stream(dataset.stream_of(job_id))).result is not None
 
     async def _pack(self, request: DatasetRequest) -> PackedDataset:
-        limits = self._limits
         try:
-            bounds = Bounds(roots=limits.roots, private=limits.private)
-            files = await asyncio.to_thread(survey, request.path, bounds, limits.max_dataset_bytes)
-            blob = await self._objects.put(DATASETS, off_loop(tar_blocks(files)), with_md5=False)
+            packed = await self._pack_folder(request.path)
         except UnusableDataset as finding:
             raise _Unfit(request.dataset_id, finding) from finding
-        return PackedDataset(
-            dataset_id=request.dataset_id, sha256=blob.sha256, size_bytes=blob.size_bytes, file_count=len(files)
-        )
+        return msgspec.structs.replace(packed, dataset_id=request.dataset_id)
 
     async def _record(self, claim: _Claim, result: dataset.PackResult) -> None:
         job_id = claim.command.job_id

@@ -71,6 +71,10 @@ class EventStore(Protocol):
         """The highest position recorded at or before `moment`, 0 if there is none."""
         ...
 
+    async def store_id(self) -> UUID:
+        """The identity of this log; one made anew has another."""
+        ...
+
     def listen(self) -> AsyncIterator[None]:
         """Yields after each batch of commits (and at least every second): a hint to read on."""
         ...

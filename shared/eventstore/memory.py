@@ -12,6 +12,7 @@ from shared.contracts.envelope import RecordedEvent
 from shared.eventstore.api import ANY_POSITION, Append, Appended, VersionConflict
 from shared.eventstore.hashing import NO_HASH, StoredEvent, event_hash
 from shared.eventstore.rows import encode, recorded
+from shared.ids import new_id
 
 _SAFETY_POLL_S = 1.0
 
@@ -21,9 +22,10 @@ class MemoryEventStore:
 
     def __init__(self, clock: Clock = utc_now) -> None:
         self._clock = clock
+        self._store_id = new_id()
         self._events: list[RecordedEvent] = []
         self._streams: dict[str, list[RecordedEvent]] = {}
-        self._listeners: set[asyncio.Event] = set()
+        self._listeners: dict[asyncio.Event, None] = {}  # in the order in which they came
 
     async def append(self, append: Append) -> Appended:
         """Commits the events, or raises VersionConflict and writes nothing."""
@@ -76,10 +78,14 @@ class MemoryEventStore:
         """The highest position recorded at or before `moment`, 0 if there is none."""
         return sum(event.recorded_at <= moment for event in self._events)
 
+    async def store_id(self) -> UUID:
+        """The identity of this log; another one has another."""
+        return self._store_id
+
     async def listen(self) -> AsyncGenerator[None]:
         """Yields at once, after each append, and at least every second."""
         woken = asyncio.Event()
-        self._listeners.add(woken)
+        self._listeners[woken] = None
         try:
             while True:
                 woken.clear()
@@ -90,4 +96,4 @@ class MemoryEventStore:
                 except TimeoutError:
                     continue
         finally:
-            self._listeners.discard(woken)
+            del self._listeners[woken]

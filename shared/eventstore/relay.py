@@ -9,7 +9,6 @@ import asyncio
 import os
 import signal
 import sys
-import time
 from collections.abc import Mapping
 from uuid import UUID
 
@@ -144,8 +143,8 @@ class Relay:
                 await publisher.publish(connection, [recorded(row) for row in rows])
                 await connection.execute(QUERIES.remember_published, publisher.position, timeout=_TIMEOUT_S)
                 self.position = publisher.position
-            if time.monotonic() >= inspect_at:
-                inspect_at = time.monotonic() + INSPECT_S
+            if asyncio.get_running_loop().time() >= inspect_at:
+                inspect_at = asyncio.get_running_loop().time() + INSPECT_S
                 head: int = await connection.fetchval(QUERIES.head, timeout=_TIMEOUT_S)
                 metrics.relay_lag.set(max(0, head - publisher.position))
                 if not await topology.is_whole(publisher.sequence):

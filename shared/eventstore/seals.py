@@ -4,7 +4,6 @@ Run by the relay. A seal is written for every SEAL_EVERY events, and for fewer w
 """
 
 import asyncio
-import time
 
 import asyncpg
 import structlog
@@ -50,7 +49,7 @@ class Sealer:
         self._leading = leading
         self._idle_s = idle_s
         self._head = 0
-        self._grew_at = time.monotonic()
+        self._grew_at = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Takes a turn every second until `stop`."""
@@ -70,8 +69,8 @@ class Sealer:
             pass
         sealed_to, head = await unsealed(connection)
         if head != self._head:
-            self._head, self._grew_at = head, time.monotonic()
-        elif head > sealed_to and time.monotonic() >= self._grew_at + self._idle_s:
+            self._head, self._grew_at = head, asyncio.get_running_loop().time()
+        elif head > sealed_to and asyncio.get_running_loop().time() >= self._grew_at + self._idle_s:
             await seal_next(connection, at_least=1)
 
 

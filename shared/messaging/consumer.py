@@ -5,7 +5,6 @@ silent or absent JetStream makes a consumer slower and never wrong.
 """
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID
@@ -14,17 +13,15 @@ import asyncpg
 import msgspec
 import nats.errors
 import structlog
-from nats.aio.msg import Msg
 
 from shared.contracts.envelope import RecordedEvent
 from shared.contracts.subjects import Durable
+from shared.eventstore.api import EventStore
 from shared.eventstore.outages import OUTAGES
-from shared.eventstore.postgres import PostgresEventStore
 from shared.messaging import gap
-from shared.messaging.connection import Bus
 from shared.messaging.handling import EventHandling, Project, React, Retries, Stopping
 from shared.messaging.inbox import QUERIES, Inbox
-from shared.messaging.pull import StandingPull
+from shared.messaging.pull import MakePull, Message
 from shared.observability import metrics, names
 from shared.problems import Unavailable
 
@@ -32,7 +29,6 @@ PAGE = 500
 _PRUNE_EVERY = 5_000
 _PATIENCE_POLLS = 3
 _GRACE_S = 0.1
-_TICK_S = 0.25
 _STANDBY_POLL_S = 0.05
 _CLOSE_S = 5.0
 
@@ -54,6 +50,8 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
 
     poll_s: float = 1.0
     """Without a message for so long, the log is asked."""
+    tick_s: float = 0.25
+    """How often the pull is looked at, whether or not something has arrived."""
     takeover_s: float = 0.5
     """How often a standby tries to become the active replica."""
     retries: Retries = Retries()
@@ -66,8 +64,8 @@ class Consumer:
         self,
         subscription: Subscription,
         *,
-        store: PostgresEventStore,
-        bus: Bus,
+        store: EventStore,
+        pull: MakePull,
         pool: asyncpg.Pool,
         connect: Connect,
         pace: Pace | None = None,
@@ -75,7 +73,7 @@ class Consumer:
         self.durable = subscription.durable
         self._subscription = subscription
         self._store = store
-        self._bus = bus
+        self._make_pull = pull
         self._pool = pool
         self._connect = connect
         self._pace = pace or Pace()
@@ -161,22 +159,22 @@ class Consumer:
 
     async def _consume(self, inbox: Inbox, stop: asyncio.Event) -> None:
         handling = self._handling(inbox, stop)
-        pull = StandingPull(self._bus.client, self.durable, self._wake.set)
+        pull = self._make_pull(self.durable, self._wake.set)
         unfed = 0
         pruned_at = self._position
         try:
             await self._look_into_log(inbox, handling)
-            looked_at = time.monotonic()
+            looked_at = self._now_s()
             while not stop.is_set():
                 self._wake.clear()
                 await pull.ask()
                 if messages := pull.take():
                     await self._handle_messages(messages, inbox, handling)
-                    unfed, looked_at = 0, time.monotonic()
-                elif self._nudged or time.monotonic() >= looked_at + self._pace.poll_s:
+                    unfed, looked_at = 0, self._now_s()
+                elif self._nudged or self._now_s() >= looked_at + self._pace.poll_s:
                     self._nudged = False
                     unfed = unfed + 1 if await self._look_into_log(inbox, handling) else 0
-                    looked_at = time.monotonic()
+                    looked_at = self._now_s()
                 else:
                     await self._wait_for_wake()
                 if unfed >= _PATIENCE_POLLS:
@@ -201,7 +199,7 @@ class Consumer:
             stop=stop,
         )
 
-    async def _handle_messages(self, messages: Sequence[Msg], inbox: Inbox, handling: EventHandling) -> None:
+    async def _handle_messages(self, messages: Sequence[Message], inbox: Inbox, handling: EventHandling) -> None:
         read = [gap.read(message, self._store_id) for message in messages]
         self._in_hand = [delivery for delivery in read if delivery is not None]
         fresh = await self._fresh(self._in_hand, inbox)
@@ -257,7 +255,7 @@ class Consumer:
     async def _wait_for_wake(self) -> None:
         """Until a message, a nudge or the stop; not longer than the pull may go without a look at it."""
         try:
-            async with asyncio.timeout(min(_TICK_S, self._pace.poll_s)):
+            async with asyncio.timeout(min(self._pace.tick_s, self._pace.poll_s)):
                 await self._wake.wait()
         except TimeoutError:
             return
@@ -276,6 +274,10 @@ class Consumer:
         read = await self._pool.fetchval(QUERIES.read_checkpoint, self.durable.name)
         self._position = max(self._position, read or 0)
         await asyncio.sleep(_STANDBY_POLL_S)
+
+    @staticmethod
+    def _now_s() -> float:
+        return asyncio.get_running_loop().time()
 
     @staticmethod
     async def _sleep(stop: asyncio.Event, seconds: float) -> None:

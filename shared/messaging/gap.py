@@ -5,10 +5,10 @@ from uuid import UUID
 
 import msgspec
 import structlog
-from nats.aio.msg import Msg
 
 from shared.contracts.envelope import RecordedEvent
 from shared.contracts.subjects import Durable
+from shared.messaging.pull import Message
 
 PREVIOUS_HEADER = "Tw-Prev-In-Category"
 MESSAGE_ID_HEADER = "Nats-Msg-Id"
@@ -24,10 +24,10 @@ class Delivery(msgspec.Struct, frozen=True):
 
     event: RecordedEvent
     previous: int | None
-    message: Msg
+    message: Message
 
 
-def read(message: Msg, store_id: UUID) -> Delivery | None:
+def read(message: Message, store_id: UUID) -> Delivery | None:
     """The event in a message, or None for one that cannot be read or tells of another log: then our log has to say."""
     headers = message.headers or {}
     stated = headers.get(PREVIOUS_HEADER, "")

@@ -4,9 +4,10 @@ nats-py's `fetch` loses requests over reconnects and deleted consumers; this one
 that the server still knows of its request.
 """
 
-import time
+import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import msgspec
 from nats.aio.client import Client
@@ -23,6 +24,57 @@ _REFUSED_S = 0.5
 _HEARTBEAT = "100"
 _EXPIRED = "408"
 _NANOSECONDS = 1_000_000_000
+
+
+class Message(Protocol):
+    """A delivery: a nats-py message, or what stands for one."""
+
+    @property
+    def subject(self) -> str:
+        """Where it was published."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str] | None:
+        """As the relay wrote them."""
+        ...
+
+    @property
+    def data(self) -> bytes:
+        """The envelope's JSON."""
+        ...
+
+    async def ack(self) -> None:
+        """It is handled: it need not be delivered again."""
+        ...
+
+    async def in_progress(self) -> None:
+        """It is being handled: its deadline starts anew."""
+        ...
+
+
+class Pull(Protocol):
+    """The deliveries of one durable, as a consumer takes them. JetStream may drop, repeat and reorder them."""
+
+    def take(self) -> Sequence[Message]:
+        """What has arrived since the last call."""
+        ...
+
+    async def ask(self) -> None:
+        """Sees to it that more arrives."""
+        ...
+
+    async def restart(self) -> None:
+        """Forgets what was asked; a message on its way is delivered again."""
+        ...
+
+    async def close(self) -> None:
+        """Ends it."""
+        ...
+
+
+MakePull = Callable[[Durable, Callable[[], None]], Pull]
+"""`make(durable, arrived)`: `arrived` is called when there is something to take."""
 
 
 class StandingPull:
@@ -47,7 +99,7 @@ class StandingPull:
 
     async def ask(self) -> None:
         """Sends a request unless one stands; starts afresh when the server has been silent or was replaced."""
-        now = time.monotonic()
+        now = asyncio.get_running_loop().time()
         lost = self._reconnects != self._client.stats["reconnects"] or now > self._heard_at + SILENCE_S
         if self._expected and not lost:
             return
@@ -80,7 +132,7 @@ class StandingPull:
         self._subscription = None
 
     async def _receive(self, message: Msg) -> None:
-        self._heard_at = time.monotonic()
+        self._heard_at = asyncio.get_running_loop().time()
         status = (message.headers or {}).get("Status")
         if status is None:
             self._expected -= 1
@@ -89,5 +141,5 @@ class StandingPull:
         elif status != _HEARTBEAT:  # the request is over: expired, or refused (no such consumer, no JetStream)
             self._expected = 0
             if status != _EXPIRED:
-                self._not_before = time.monotonic() + _REFUSED_S
+                self._not_before = asyncio.get_running_loop().time() + _REFUSED_S
             self._arrived()

@@ -1,7 +1,6 @@
 """The bridge's heartbeat: drives every due attempt, woken by commands and events, and at least once per interval."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
@@ -44,7 +43,7 @@ class Reconciler:
         self._wake = asyncio.Event()
         self._nudged: set[UUID] = set()
         self._pauses: dict[UUID, tuple[float, float]] = {}
-        """Attempt -> (not before this monotonic second, the pause after the next failure)."""
+        """Attempt -> (not before this second of the event loop, the pause after the next failure)."""
 
     def nudge(self, attempt_id: UUID) -> None:
         """Looks at this attempt at once, even if no projection shows it yet."""
@@ -77,7 +76,7 @@ class Reconciler:
         nudged, self._nudged = self._nudged, set()
         due = await self._leases.due(self._sites, MAX_DUE)
         wanted = dict.fromkeys([*nudged, *due, *self._leases.held])
-        now = time.monotonic()
+        now = asyncio.get_running_loop().time()
         slots = asyncio.Semaphore(MAX_AT_ONCE)
         async with asyncio.TaskGroup() as tasks:
             for attempt_id in wanted:
@@ -104,7 +103,7 @@ class Reconciler:
 
     def _put_off(self, attempt_id: UUID, reason: str) -> None:
         _, pause_s = self._pauses.get(attempt_id, (0.0, FIRST_PAUSE_S))
-        self._pauses[attempt_id] = (time.monotonic() + pause_s, min(pause_s * 2, LONGEST_PAUSE_S))
+        self._pauses[attempt_id] = (asyncio.get_running_loop().time() + pause_s, min(pause_s * 2, LONGEST_PAUSE_S))
         metrics.steps_failed.add(1, {"reason": reason.partition("(")[0]})
         log.warning("bridge.attempt.put_off", attempt_id=str(attempt_id), reason=reason, pause_s=pause_s)
 

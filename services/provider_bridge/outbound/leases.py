@@ -19,7 +19,7 @@ from shared.decider import MAX_DECISIONS, fold
 from shared.eventstore.api import Append, VersionConflict
 from shared.eventstore.group_commit import Connection
 from shared.eventstore.outages import unavailable_on_outage
-from shared.eventstore.postgres import PostgresEventStore
+from shared.eventstore.transactional import TransactionalStore
 from shared.problems import Unavailable
 
 _ACQUIRE_TIMEOUT_S = 10.0
@@ -33,7 +33,7 @@ class Leases:
     """The leases of one bridge process. `owner` is its name while it lives; its successor may have the same one."""
 
     def __init__(
-        self, pool: asyncpg.Pool, store: PostgresEventStore, clock: Clock, *, owner: str, lease_s: float
+        self, pool: asyncpg.Pool, store: TransactionalStore, clock: Clock, *, owner: str, lease_s: float
     ) -> None:
         self.owner = owner
         self._pool = pool

@@ -17,12 +17,13 @@ log = structlog.stdlib.get_logger()
 
 
 class DispatchLoop:
-    """Runs rounds until it is told to stop. A round that fails is logged and tried again after SAFETY_S."""
+    """Runs rounds until it is told to stop. A round that fails is logged and tried again after `safety_s`."""
 
-    def __init__(self, dispatcher: Dispatcher, store: EventStore, clock: Clock) -> None:
+    def __init__(self, dispatcher: Dispatcher, store: EventStore, clock: Clock, *, safety_s: float = SAFETY_S) -> None:
         self._dispatcher = dispatcher
         self._store = store
         self._clock = clock
+        self._safety_s = safety_s
         self._woken = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -59,7 +60,7 @@ class DispatchLoop:
             done = await (self._dispatcher.run_round() if is_due else self._dispatcher.run_round_if_changed())
         except Exception:
             log.exception("scheduler.queue.round_failed")
-            return SAFETY_S
+            return self._safety_s
         if done is None:
             return None
         if done.dispatched:
@@ -70,6 +71,6 @@ class DispatchLoop:
         if done.unfinished:
             return MIN_WAIT_S
         if done.due_at is None:
-            return SAFETY_S
+            return self._safety_s
         due_in = done.due_at - self._clock()
-        return min(max(due_in / timedelta(seconds=1), MIN_WAIT_S), SAFETY_S)
+        return min(max(due_in / timedelta(seconds=1), MIN_WAIT_S), self._safety_s)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from uuid import uuid4
 
 import asyncpg
@@ -16,6 +17,7 @@ from shared.eventstore.postgres import PostgresEventStore
 from shared.messaging.connection import Bus
 from shared.messaging.consumer import Consumer, Pace, Subscription
 from shared.messaging.handling import Project, React, Retries
+from shared.messaging.pull import StandingPull
 from tests.support.bus import connected_bus, stream_api
 from tests.support.log import LogDatabase, StoreFor, a_fact, an_account_event, an_append
 
@@ -77,7 +79,7 @@ class Bench:
             consumer = Consumer(
                 Subscription(durable=durable, react=react, project=project),
                 store=await self.store_for(SERVICE),
-                bus=bus,
+                pull=partial(StandingPull, bus.client),
                 pool=self.pool,
                 connect=connect or self.connect,
                 pace=pace,
