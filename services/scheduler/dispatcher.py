@@ -16,13 +16,13 @@ import msgspec
 
 from services.scheduler.domain import queue_policy
 from services.scheduler.domain.job_commands import Dispatch, ExplainWait
-from services.scheduler.domain.queue_policy import Admission, Limits, queue_order
+from services.scheduler.domain.queue_policy import MAX_EXPLANATIONS, Admission, Limits, queue_order
 from services.scheduler.handlers import ACTOR, JOB, job_stream
 from services.scheduler.projections import queue
 from services.scheduler.projections.queue import Queue
 from shared.clock import Clock
 from shared.contracts.envelope import CommandEnvelope, CommandReply, EventMetadata
-from shared.contracts.job import JobDispatched, ReadQueue
+from shared.contracts.job import DecisionBasis, JobDispatched, ReadQueue
 from shared.contracts.subjects import SCHEDULER_QUEUE
 from shared.decider import fold
 from shared.eventstore.api import Append, Appended
@@ -32,8 +32,6 @@ from shared.ids import new_id
 from shared.problems import Rejected
 
 PAGE = 500
-MAX_EXPLANATIONS = 50
-"""Waits explained in one round; the rest in the next ones, which follow at once."""
 ACQUIRE_TIMEOUT_S = 10.0
 
 
@@ -43,6 +41,13 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     dispatched: int = 0
     unfinished: bool = False
     due_at: datetime | None = None
+
+
+class _Folded(msgspec.Struct, frozen=True, kw_only=True):
+    """Up to where the queue's rows are folded, and whether that is further than before."""
+
+    position: int
+    is_news: bool
 
 
 class Dispatcher:
@@ -66,13 +71,14 @@ class Dispatcher:
     async def run_round(self) -> Round:
         """Gives out every slot that is free now. Exact with any number of dispatchers at the same time."""
         async with self._connection() as connection, connection.transaction():
-            await self._fold(connection)
-            return await self._give_out(connection)
+            folded = await self._fold(connection)
+            return await self._give_out(connection, folded.position)
 
     async def run_round_if_changed(self) -> Round | None:
         """The same when a job event was committed since the last round of any replica; else None, and cheap."""
         async with self._connection() as connection, connection.transaction():
-            return await self._give_out(connection) if await self._fold(connection) else None
+            folded = await self._fold(connection)
+            return await self._give_out(connection, folded.position) if folded.is_news else None
 
     async def read_queue(self, _command: ReadQueue, _envelope: CommandEnvelope) -> CommandReply:
         """Who runs and who waits, as of now: the answer to `ReadQueue`."""
@@ -84,7 +90,7 @@ class Dispatcher:
                 seen = await queue.load(connection)
             finally:
                 await reading.rollback()  # what was folded here is for the next round to find
-        admission = self._admit(seen)
+        admission = self._admit(seen, self._clock())
         limits = {"global": self._limits.in_all, "per_user": self._limits.per_user}
         return CommandReply(data={"running": _running(seen), "waiting": _waiting(admission), "limits": limits})
 
@@ -93,20 +99,28 @@ class Dispatcher:
         async with self._turn, self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
             yield connection
 
-    async def _fold(self, connection: Connection) -> bool:
-        """Locks the queue and folds what was committed since; whether there was anything."""
+    async def _fold(self, connection: Connection) -> _Folded:
+        """Locks the queue and folds what was committed since."""
         before = position = await queue.lock(connection)
         while page := await self._store.read(after=position, categories=SCHEDULER_QUEUE.categories, limit=PAGE):
             await queue.fold(connection, page)
             position = page[-1].global_position
             await queue.raise_checkpoint(connection, position)
-        return position > before
+        return _Folded(position=position, is_news=position > before)
 
-    async def _give_out(self, connection: Connection) -> Round:
-        seen = await queue.load(connection)
-        admission = self._admit(seen)
-        unexplained = [wait for wait in admission.waits if seen.rows[wait.job.job_id].wait_reason != wait.reason]
-        appends = await self._decide(admission, unexplained[:MAX_EXPLANATIONS])
+    async def _give_out(self, connection: Connection, seen_position: int) -> Round:
+        seen, now = await queue.load(connection), self._clock()
+        admission = self._admit(seen, now)
+        unexplained = queue_policy.unexplained(
+            admission, {job_id: row.wait_reason for job_id, row in seen.rows.items()}
+        )
+        basis = DecisionBasis(
+            seen_position=seen_position,
+            decided_at=now,
+            slots_in_all=self._limits.in_all,
+            slots_per_user=self._limits.per_user,
+        )
+        appends = await self._decide(admission, unexplained[:MAX_EXPLANATIONS], basis)
         outcomes = await self._store.append_in(connection, appends)
         written = [append for append, outcome in zip(appends, outcomes, strict=True) if isinstance(outcome, Appended)]
         return Round(
@@ -115,23 +129,17 @@ class Dispatcher:
             due_at=min(_delays(admission), default=None),
         )
 
-    def _admit(self, seen: Queue) -> Admission:
-        return queue_policy.admit(seen.waiting, seen.running, self._limits, self._clock())
+    def _admit(self, seen: Queue, now: datetime) -> Admission:
+        return queue_policy.admit(seen.waiting, seen.running, self._limits, now)
 
-    async def _decide(self, admission: Admission, unexplained: list[queue_policy.Wait]) -> list[Append]:
+    async def _decide(
+        self, admission: Admission, unexplained: list[queue_policy.Wait], basis: DecisionBasis
+    ) -> list[Append]:
         """What the job decider makes of the admission; a job that moved meanwhile is left to the next round."""
-        now = self._clock()
         appends = [
-            await self._append_for(placed.job.job_id, Dispatch(attempt_id=new_id(), reason=placed.reason, at=now))
-            for placed in admission.dispatches
+            await self._append_for(placed.job.job_id, _dispatch(placed, basis)) for placed in admission.dispatches
         ]
-        appends += [
-            await self._append_for(
-                wait.job.job_id,
-                ExplainWait(reason=wait.reason, detail=wait.detail, limit=wait.limit, holders=wait.holders),
-            )
-            for wait in unexplained
-        ]
+        appends += [await self._append_for(wait.job.job_id, _explain(wait, basis)) for wait in unexplained]
         return [append for append in appends if append is not None]
 
     async def _append_for(self, job_id: UUID, command: Dispatch | ExplainWait) -> Append | None:
@@ -149,6 +157,14 @@ class Dispatcher:
             meta=EventMetadata(actor=ACTOR),
             correlation_id=job_id,
         )
+
+
+def _dispatch(placed: queue_policy.Placement, basis: DecisionBasis) -> Dispatch:
+    return Dispatch(attempt_id=new_id(), reason=placed.reason, at=basis.decided_at, basis=basis)
+
+
+def _explain(wait: queue_policy.Wait, basis: DecisionBasis) -> ExplainWait:
+    return ExplainWait(reason=wait.reason, detail=wait.detail, limit=wait.limit, holders=wait.holders, basis=basis)
 
 
 def _delays(admission: Admission) -> list[datetime]:

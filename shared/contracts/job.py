@@ -118,6 +118,20 @@ class JobQueued(Event, frozen=True, kw_only=True, tag="job.queued.v1"):
     """first_time, or why it is back: `retry after preempted`."""
 
 
+class DecisionBasis(msgspec.Struct, frozen=True, kw_only=True):
+    """What a round of the dispatcher decided on: with it, what-if can decide the same again.
+
+    The events of one round are neighbours in the log and have the same basis.
+    """
+
+    seen_position: int
+    """Every `job` event up to here was taken into account, and none after it."""
+    decided_at: datetime
+    """The moment that delays were held against."""
+    slots_in_all: int
+    slots_per_user: int
+
+
 class JobWaitExplained(Event, frozen=True, kw_only=True, tag="job.wait_explained.v1"):
     """Why a queued job does not run now; written once each time the reason changes."""
 
@@ -126,6 +140,8 @@ class JobWaitExplained(Event, frozen=True, kw_only=True, tag="job.wait_explained
     limit: int
     holders: list[str]
     """Ids of the jobs that hold the slots (at most 10)."""
+    basis: DecisionBasis | None = None
+    """None in events of before it was recorded."""
 
 
 class JobDispatched(Event, frozen=True, kw_only=True, tag="job.dispatched.v1"):
@@ -137,6 +153,8 @@ class JobDispatched(Event, frozen=True, kw_only=True, tag="job.dispatched.v1"):
     resume: Checkpoint | None
     reason: str
     dispatched_at: datetime
+    basis: DecisionBasis | None = None
+    """None in events of before it was recorded."""
 
 
 class JobStarted(Event, frozen=True, kw_only=True, tag="job.started.v1"):

@@ -208,6 +208,7 @@ def _dispatch(state: Job, command: Dispatch) -> Sequence[Event]:
             resume=state.checkpoint,
             reason=command.reason,
             dispatched_at=command.at,
+            basis=command.basis,
         )
     ]
 
@@ -219,7 +220,11 @@ def _explain_wait(state: Job, command: ExplainWait) -> Sequence[Event]:
         case "global_limit" | "user_limit" | "retry_delay" as reason:
             return [
                 JobWaitExplained(
-                    reason=reason, detail=command.detail, limit=command.limit, holders=list(command.holders)
+                    reason=reason,
+                    detail=command.detail,
+                    limit=command.limit,
+                    holders=list(command.holders),
+                    basis=command.basis,
                 )
             ]
         case _:

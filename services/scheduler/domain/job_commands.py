@@ -8,7 +8,7 @@ from uuid import UUID
 
 import msgspec
 
-from shared.contracts.job import ArtifactRef, Checkpoint, PackedDataset, SubmitJob
+from shared.contracts.job import ArtifactRef, Checkpoint, DecisionBasis, PackedDataset, SubmitJob
 
 
 class Submit(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +38,7 @@ class Dispatch(msgspec.Struct, frozen=True, kw_only=True):
     attempt_id: UUID
     reason: str
     at: datetime
+    basis: DecisionBasis | None = None
 
 
 class ExplainWait(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +48,7 @@ class ExplainWait(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
     limit: int
     holders: tuple[str, ...]
+    basis: DecisionBasis | None = None
 
 
 class CompleteDelivery(msgspec.Struct, frozen=True, kw_only=True):

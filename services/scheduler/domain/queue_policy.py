@@ -2,12 +2,14 @@
 
 Order is priority (high first), then `queued_at`, then position in the log. A job that its user's limit or its retry
 delay holds back is passed over and blocks nobody; a slot never stays free while a job that may take it waits.
+
+The service decides by this order alone; the others are for `tunewright whatif`.
 """
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Literal
+from typing import Literal, assert_never
 from uuid import UUID
 
 import msgspec
@@ -15,7 +17,14 @@ import msgspec
 MAX_HOLDERS = 10
 """How many holders of slots an explanation names."""
 
+MAX_EXPLANATIONS = 50
+"""Waits explained in one round; the rest in the next ones, which follow at once."""
+
 WaitReason = Literal["global_limit", "user_limit", "retry_delay"]
+
+Order = Literal["priority", "fifo", "fair_share"]
+"""priority: as above. fifo: the same without priorities. fair_share: the fewest slots of one's user first, then as
+above; a user's second waiting job counts as if the first had its slot already."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,6 +32,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     in_all: int
     per_user: int
+    of_users: Mapping[str, int] = {}
+    """User -> a limit of their own instead of `per_user`."""
+
+    def of(self, user_id: str) -> int:
+        """How many slots this user may hold."""
+        return self.of_users.get(user_id, self.per_user)
 
 
 class WaitingJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,12 +87,50 @@ def queue_order(job: WaitingJob) -> tuple[int, datetime, int]:
     return (-job.priority, job.queued_at, job.position)
 
 
-def admit(waiting: Sequence[WaitingJob], running: Sequence[RunningJob], limits: Limits, now: datetime) -> Admission:
+def in_line(
+    waiting: Iterable[WaitingJob], running: Iterable[RunningJob], order: Order, now: datetime
+) -> list[WaitingJob]:
+    """The waiting jobs, who runs first first."""
+    match order:
+        case "priority":
+            return sorted(waiting, key=queue_order)
+        case "fifo":
+            return sorted(waiting, key=lambda job: (job.queued_at, job.position))
+        case "fair_share":
+            return _by_share(sorted(waiting, key=queue_order), Counter(job.user_id for job in running), now)
+        case _:
+            assert_never(order)
+
+
+def _by_share(waiting: Sequence[WaitingJob], slots: Counter[str], now: datetime) -> list[WaitingJob]:
+    shares: dict[UUID, int] = {}
+    for job in waiting:
+        shares[job.job_id] = slots[job.user_id]
+        slots[job.user_id] += not _is_delayed(job, now)
+    return sorted(waiting, key=lambda job: shares[job.job_id])
+
+
+def unexplained(admission: Admission, told: Mapping[UUID, str | None]) -> list[Wait]:
+    """The waits with another reason than the job was last told, in queue order; a round writes MAX_EXPLANATIONS."""
+    return [wait for wait in admission.waits if told.get(wait.job.job_id) != wait.reason]
+
+
+def _is_delayed(job: WaitingJob, now: datetime) -> bool:
+    return job.not_before is not None and job.not_before > now
+
+
+def admit(
+    waiting: Sequence[WaitingJob],
+    running: Sequence[RunningJob],
+    limits: Limits,
+    now: datetime,
+    order: Order = "priority",
+) -> Admission:
     """Shares out the free slots; never gives more than the limits allow."""
     slots = _Slots(limits, running)
     dispatches: list[Placement] = []
     waits: list[Wait] = []
-    for job in sorted(waiting, key=queue_order):
+    for job in in_line(waiting, running, order, now):
         wait = slots.refusal(job, now)
         if wait is None:
             dispatches.append(Placement(job=job, reason=slots.take(job)))
@@ -106,9 +159,10 @@ class _Slots:
         if job.not_before is not None and job.not_before > now:
             detail = f"tried again not before {job.not_before.isoformat(timespec='seconds')}"
             return Wait(job=job, reason="retry_delay", detail=detail, limit=0, holders=())
-        if len(mine) >= self._limits.per_user:
-            detail = f"{len(mine)} of {self._limits.per_user} slots of this user are taken"
-            return self._wait(job, "user_limit", detail, self._limits.per_user, mine)
+        my_limit = self._limits.of(job.user_id)
+        if len(mine) >= my_limit:
+            detail = f"{len(mine)} of {my_limit} slots of this user are taken"
+            return self._wait(job, "user_limit", detail, my_limit, mine)
         if len(self._holders) >= self._limits.in_all:
             detail = f"{len(self._holders)} of {self._limits.in_all} slots are taken"
             return self._wait(job, "global_limit", detail, self._limits.in_all, self._holders)
@@ -123,5 +177,5 @@ class _Slots:
         mine = len(self._of_user[job.user_id])
         return (
             f"first in line at priority {job.priority}; slot {len(self._holders)} of {self._limits.in_all}, "
-            f"{mine} of {self._limits.per_user} of its user"
+            f"{mine} of {self._limits.of(job.user_id)} of its user"
         )

@@ -1,92 +1,25 @@
 """The jobs that have not ended, one row each: what the dispatcher shares slots out from.
 
-`evolve_row` is the whole meaning; the rest moves rows to and from `scheduler.jobs`. A job that has ended has no row.
+`domain/queue_row.py` is the whole meaning; this moves rows to and from `scheduler.jobs`. An ended job has no row.
 """
 
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
-from typing import Literal
 from uuid import UUID
 
 import asyncpg
 import msgspec
 
 from services.scheduler.domain.queue_policy import RunningJob, WaitingJob
+from services.scheduler.domain.queue_row import QueueRow, evolve_row, running_job, waiting_job
 from shared.contracts import catalogue
 from shared.contracts.envelope import RecordedEvent
-from shared.contracts.job import (
-    Event,
-    JobCancelled,
-    JobCompleted,
-    JobDispatched,
-    JobFailed,
-    JobQueued,
-    JobSubmitted,
-    JobTrainingFinished,
-    JobWaitExplained,
-)
 from shared.contracts.subjects import SCHEDULER_QUEUE
 from shared.eventstore.group_commit import Connection
 from shared.sql import load_queries
 
 QUERIES = load_queries(Path(__file__).parent.parent / "sql" / "queries.sql")
 QUERY_TIMEOUT_S = 10.0
-
-
-class QueueRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One live job. `position` is where its last JobQueued stands, 0 before the first."""
-
-    job_id: UUID
-    user_id: str
-    provider: str
-    priority: int
-    phase: Literal["preparing", "queued", "holding", "completing"]
-    position: int = 0
-    queued_at: datetime | None = None
-    not_before: datetime | None = None
-    attempt_number: int = 0
-    wait_reason: str | None = None
-
-
-def evolve_row(row: QueueRow | None, event: Event, job_id: UUID, position: int) -> QueueRow | None:
-    """The row after one more event of the job; None when there is none (any more)."""
-    match event:
-        case JobSubmitted():
-            return QueueRow(
-                job_id=job_id,
-                user_id=event.user_id,
-                provider=event.provider,
-                priority=event.priority,
-                phase="preparing",
-            )
-        case JobCompleted() | JobFailed() | JobCancelled():
-            return None
-        case _:
-            return row and _evolve_live(row, event, position)
-
-
-def _evolve_live(row: QueueRow, event: Event, position: int) -> QueueRow:
-    match event:
-        case JobQueued():
-            return msgspec.structs.replace(
-                row,
-                phase="queued",
-                position=position,
-                queued_at=event.queued_at,
-                not_before=event.not_before,
-                wait_reason=None,
-            )
-        case JobWaitExplained():
-            return msgspec.structs.replace(row, wait_reason=event.reason)
-        case JobDispatched():
-            return msgspec.structs.replace(
-                row, phase="holding", attempt_number=event.attempt_number, wait_reason=None, not_before=None
-            )
-        case JobTrainingFinished():
-            return msgspec.structs.replace(row, phase="completing")
-        case _:
-            return row
 
 
 class Queue(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,25 +30,12 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def waiting(self) -> Sequence[WaitingJob]:
         """The queued jobs as the policy takes them, in no order."""
-        return [
-            WaitingJob(
-                job_id=row.job_id,
-                user_id=row.user_id,
-                priority=row.priority,
-                queued_at=row.queued_at,
-                position=row.position,
-                not_before=row.not_before,
-            )
-            for row in self.rows.values()
-            if row.phase == "queued" and row.queued_at is not None
-        ]
+        return [job for row in self.rows.values() if (job := waiting_job(row)) is not None]
 
     @property
     def running(self) -> Sequence[RunningJob]:
         """The jobs that hold a slot."""
-        return [
-            RunningJob(job_id=row.job_id, user_id=row.user_id) for row in self.rows.values() if row.phase == "holding"
-        ]
+        return [job for row in self.rows.values() if (job := running_job(row)) is not None]
 
 
 async def lock(connection: Connection) -> int:
