@@ -91,6 +91,11 @@ test-system *options: setup setup-trainer
 test-trainer *options: setup-trainer
     {{ trainer_python }} -m pytest -c tests/trainer/pytest.ini tests/trainer -q {{ options }}
 
+# Faults at every step of the real system: 200 seeds; --seeds N, or --seed S to repeat one (docs/testing.md)
+[group('test')]
+fault *options: setup
+    {{ python }} -m tests.fault {{ options }}
+
 # The tests that start no server
 [group('test')]
 test-unit *options: setup

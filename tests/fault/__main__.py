@@ -1,0 +1,136 @@
+"""`python -m tests.fault`: plays seeds against the real system and says what was hit and what broke."""
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import asyncpg
+import uvloop
+
+from tests.fault.reach import reason_against
+from tests.fault.seeds import Outcome, play_seed
+from tests.fault.steps import all_steps
+from tests.fault.system import FaultSystem, running_system
+
+DEFAULT_SEEDS = 200
+REBUILD_EVERY = 25
+
+
+def say(text: str = "") -> None:
+    """One line for the person who watches."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """0 when every promise held in every seed."""
+    parser = argparse.ArgumentParser(prog="just fault", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=DEFAULT_SEEDS, help="how many seeds to play")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--seed", type=int, help="play this one seed alone, on a fresh system")
+    parser.add_argument("--keep-going", action="store_true", help="go on after a seed that failed")
+    given = parser.parse_args(arguments)
+    seeds = [given.seed] if given.seed is not None else list(range(given.first, given.first + given.seeds))
+    home = Path(tempfile.mkdtemp(prefix="tw-fault-"))
+    home.chmod(0o711)
+    outcomes = uvloop.run(play_all(home, seeds, keep_going=given.keep_going))
+    report(outcomes)
+    if any(outcome.violations for outcome in outcomes):
+        say(f"\nThe logs of every process are in {home}/system-*/logs")
+        return 1
+    shutil.rmtree(home)
+    return 0
+
+
+async def play_all(home: Path, seeds: Sequence[int], *, keep_going: bool = False) -> list[Outcome]:
+    """Plays the seeds on one system; a seed that fails ends it, and the next one gets a fresh system."""
+    outcomes: list[Outcome] = []
+    while len(outcomes) < len(seeds) and (keep_going or not any(outcome.violations for outcome in outcomes)):
+        async with running_system(home / f"system-{len(outcomes)}") as system:
+            await _play_until_failure(system, seeds, outcomes)
+    return outcomes
+
+
+async def _play_until_failure(system: FaultSystem, seeds: Sequence[int], outcomes: list[Outcome]) -> None:
+    since = 0
+    for number, seed in list(enumerate(seeds))[len(outcomes) :]:
+        rebuild = (number + 1) % REBUILD_EVERY == 0 or number + 1 == len(seeds)
+        outcome = await play_seed(system, seed, since=since, rebuild=rebuild)
+        outcomes.append(outcome)
+        hit = sum(bool(fault.process) for fault in outcome.scene.armed)
+        verdict = "FAILED" if outcome.violations else "ok"
+        say(f"seed {seed:>5}  {outcome.seconds:6.1f} s  {hit} of {len(outcome.scene.armed)} faults  {verdict}")
+        if outcome.violations:
+            await explain(system, outcome)
+            return
+        since = await head(system)
+
+
+async def head(system: FaultSystem) -> int:
+    """The log's highest position."""
+    connection = await asyncpg.connect(system.superuser_dsn)
+    try:
+        return int(await connection.fetchval("select coalesce(max(global_position), 0) from log.events"))
+    finally:
+        await connection.close()
+
+
+async def explain(system: FaultSystem, outcome: Outcome) -> None:
+    """Everything there is to know of a seed that failed."""
+    script = outcome.script
+    say(f"\n==== seed {script.seed}: {', '.join(script.stories)}")
+    for violation in outcome.violations:
+        say(f"  VIOLATION  {violation}")
+    say("\n  faults:")
+    for fault in outcome.scene.armed:
+        say(f"    {fault}")
+    say("\n  steps:")
+    for seen in outcome.scene.trace:
+        say(f"    {seen}")
+    say("\n  the log:")
+    connection = await asyncpg.connect(system.superuser_dsn)
+    try:
+        rows = await connection.fetch(
+            "select global_position, type, stream, correlation_id from log.events"
+            " where correlation_id = any($1::uuid[]) order by global_position",
+            outcome.job_ids,
+        )
+    finally:
+        await connection.close()
+    for row in rows:
+        say(f"    {row['global_position']:>6}  {row['type']:<32} {row['stream']}  of {row['correlation_id']}")
+    say(f"\n  repeat it:  just fault --seed {script.seed}\n")
+
+
+def report(outcomes: Sequence[Outcome]) -> None:
+    """Steps hit of steps known, what was never hit and why, and the faults by kind."""
+    known = all_steps()
+    struck = [fault for outcome in outcomes for fault in outcome.scene.armed if fault.process]
+    hit = {fault.step for fault in struck}
+    reached = Counter[str]()
+    for outcome in outcomes:
+        reached.update(outcome.scene.reached)
+    open_steps = [step for step in known if step not in hit and reason_against(step) is None]
+    reasons = Counter(reason for step in known if (reason := reason_against(step)))
+    say(f"\n{len(outcomes)} seeds, {sum(bool(outcome.violations) for outcome in outcomes)} failed")
+    say(f"steps hit / steps known: {len(hit)} / {len(known)}; out of reach: {sum(reasons.values())}")
+    for reason, count in sorted(reasons.items()):
+        say(f"  {count:>4} out of reach: {reason}")
+    for step in open_steps:
+        say(f"  not hit: {step} ({'reached' if reached[step] else 'never reached'})")
+    say("faults: " + ", ".join(f"{kind} {count}" for kind, count in sorted(Counter(f.kind for f in struck).items())))
+    unknown = sorted(step for step in reached if step not in set(known))
+    if unknown:
+        say(f"steps seen that are not known: {unknown}")
+
+
+if __name__ == "__main__":
+    began = time.monotonic()
+    code = main(sys.argv[1:])
+    say(f"{time.monotonic() - began:.0f} s")
+    raise SystemExit(code)

@@ -1,0 +1,134 @@
+"""What a seed stands for: its stories and its faults, the same every time; and one seed played on a running system."""
+
+import asyncio
+import functools
+import random
+import time
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import asyncpg
+
+from tests.fault.faults import Armed, Kind, Scene
+from tests.fault.invariants import Observed, check
+from tests.fault.reach import story_for
+from tests.fault.steps import all_steps
+from tests.fault.system import LEASE_S, FaultSystem, unrest
+from tests.fault.workload import STORIES, RefusedError, play
+
+FAULTS_PER_SEED = 3
+REST_S = 90.0
+_LOOK_S = 0.05
+_KINDS: dict[str, tuple[Kind, ...]] = {
+    "command": ("kill", "kill", "kill_after", "pause", "cut", "delay", "server"),
+    "append": ("kill", "kill", "kill_after", "pause", "cut", "delay", "server"),
+    "rows": ("kill", "kill", "kill_after", "pause", "cut", "delay", "server"),
+    "relay": ("kill", "kill", "kill_after", "pause", "cut", "delay", "server"),
+    "deliver": ("kill", "kill_after", "twice", "twice", "twice", "cut", "delay", "server"),
+    "ack": ("kill", "kill_after", "cut", "delay", "server"),
+    "provider": ("kill", "kill", "kill_after", "pause", "pause", "cut"),
+    "http": ("kill", "kill", "kill_after", "pause", "cut", "delay", "server"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A seed spelt out."""
+
+    seed: int
+    stories: tuple[str, ...]
+    stagger_s: tuple[float, ...]
+    faults: tuple[Armed, ...]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a seed went. `violations` is empty when every promise held."""
+
+    script: Script
+    scene: Scene
+    job_ids: list[UUID] = field(default_factory=list[UUID])
+    violations: list[str] = field(default_factory=list[str])
+    seconds: float = 0.0
+
+
+@functools.cache
+def reachable_steps() -> tuple[str, ...]:
+    """Every step that a story reaches, in an order that mixes them, the same in every run."""
+    steps = [step for step in all_steps() if story_for(step)]
+    random.Random("the order of the steps").shuffle(steps)  # noqa: S311 - repeatable, not secret
+    return tuple(steps)
+
+
+def script_for(seed: int) -> Script:
+    """The seed's own steps come first, so that consecutive seeds go through all of them."""
+    dice = random.Random(f"fault {seed}")  # noqa: S311 - repeatable, not secret
+    order = reachable_steps()
+    steps = [order[(FAULTS_PER_SEED * seed + number) % len(order)] for number in range(FAULTS_PER_SEED)]
+    stories = list(dict.fromkeys(story for step in steps if (story := story_for(step))))
+    while len(stories) < FAULTS_PER_SEED and dice.random() < 0.5:
+        stories.append(dice.choice(list(STORIES)))
+    return Script(
+        seed=seed,
+        stories=tuple(stories),
+        stagger_s=tuple(round(dice.uniform(0, 0.15), 3) for _ in stories),
+        faults=tuple(_armed(step, dice) for step in steps),
+    )
+
+
+def _armed(step: str, dice: random.Random) -> Armed:
+    kind = dice.choice(_KINDS[step.partition(":")[0]])
+    nth = 1 if dice.random() < 0.9 else 2
+    for_s = dice.uniform(0.05, 0.4)
+    if kind == "pause":
+        for_s = LEASE_S + dice.uniform(0.3, 0.8) if "attempt" in step or "provider" in step else dice.uniform(0.5, 1.2)
+    return Armed(step, kind, nth, round(for_s, 3))
+
+
+async def play_seed(system: FaultSystem, seed: int, *, since: int, rebuild: bool) -> Outcome:
+    """Plays a seed up to rest and asks whether every promise held."""
+    script = script_for(seed)
+    began = time.monotonic()
+    armed = [Armed(fault.step, fault.kind, fault.nth, fault.for_s) for fault in script.faults]
+    outcome = Outcome(script, system.director.begin(armed))
+    try:
+        outcome.job_ids = await play(system, seed, script.stories, script.stagger_s)
+        outcome.violations += await _rest(system, outcome.job_ids)
+    except* RefusedError as refusals:
+        outcome.violations += [str(refusal) for refusal in refusals.exceptions]
+    system.director.disarm()
+    await system.director.calm()
+    if not outcome.violations:
+        await system.ready()
+        outcome.violations += await check(
+            Observed(
+                superuser_dsn=system.superuser_dsn,
+                gateway_url=system.gateway_url,
+                bridge_state_dir=system.bridge_state_dir,
+                job_ids=outcome.job_ids,
+                since=since,
+                rebuild=rebuild,
+            )
+        )
+    outcome.violations += system.fleet.own_deaths
+    system.fleet.own_deaths.clear()
+    outcome.seconds = time.monotonic() - began
+    return outcome
+
+
+async def _rest(system: FaultSystem, job_ids: list[UUID]) -> list[str]:
+    """Waits until nothing is left to happen; what still is, after REST_S."""
+    deadline = time.monotonic() + REST_S
+    left = ["Postgres does not answer"]
+    while time.monotonic() < deadline:
+        try:
+            connection = await asyncpg.connect(system.superuser_dsn, timeout=5)
+            try:
+                while (left := await unrest(connection, job_ids)) and time.monotonic() < deadline:  # noqa: ASYNC110
+                    await asyncio.sleep(_LOOK_S)
+            finally:
+                connection.terminate()
+            break
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+            await asyncio.sleep(_LOOK_S)
+    return left
