@@ -9,7 +9,10 @@ from uuid import UUID
 
 import asyncpg
 
+from shared.contracts.envelope import RecordedEvent
+from shared.eventstore.rows import recorded
 from tests.fault.faults import Armed, Kind, Scene
+from tests.fault.fencing import stale_writes
 from tests.fault.invariants import Observed, check
 from tests.fault.reach import story_for
 from tests.fault.steps import all_steps
@@ -110,6 +113,7 @@ async def play_seed(system: FaultSystem, seed: int, *, since: int, rebuild: bool
                 rebuild=rebuild,
             )
         )
+        outcome.violations += stale_writes(await _history(system, since))
     outcome.violations += system.fleet.own_deaths
     system.fleet.own_deaths.clear()
     outcome.seconds = time.monotonic() - began
@@ -132,3 +136,14 @@ async def _rest(system: FaultSystem, job_ids: list[UUID]) -> list[str]:
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
             await asyncio.sleep(_LOOK_S)
     return left
+
+
+async def _history(system: FaultSystem, since: int) -> list[RecordedEvent]:
+    connection = await asyncpg.connect(system.superuser_dsn)
+    try:
+        rows = await connection.fetch(
+            "select * from log.events where global_position > $1 order by global_position", since
+        )
+    finally:
+        await connection.close()
+    return [recorded(row) for row in rows]
