@@ -32,6 +32,7 @@ from services.provider_bridge.domain.attempt_states import (
     AttemptState,
     Ended,
     Ending,
+    Forestalled,
     Requested,
     Run,
     Running,
@@ -41,7 +42,7 @@ from services.provider_bridge.domain.attempt_states import (
 )
 from services.provider_bridge.domain.provider_status import RunStatus, UnknownWord, read_word
 from services.provider_bridge.domain.run_spec import build_run_spec
-from services.provider_bridge.outbound.leases import Leases
+from services.provider_bridge.outbound.leases import JobIsOver, Leases
 from services.provider_bridge.outbound.ports import Provider, RunView, StartRefused, Tag
 from shared.clock import Clock
 
@@ -84,7 +85,7 @@ class Driver:
         state = await self._leases.load(attempt_id)
         if isinstance(state, Ended):
             await self._leases.drop(attempt_id)
-        if isinstance(state, Absent | Ended):
+        if isinstance(state, Absent | Forestalled | Ended):
             return
         run = run_of(state)
         provider = self._providers.get(run.request.provider)
@@ -108,7 +109,7 @@ class Driver:
                 await step.observe(state)
             case Ending():
                 await step.end(state.run)
-            case Absent() | Ended():  # a report has ended it since; the next look cleans up
+            case Absent() | Forestalled() | Ended():  # a report has ended it since; the next look cleans up
                 return
             case _:
                 assert_never(state)
@@ -142,7 +143,11 @@ class _Step:
     async def _submit(self, run: Run) -> None:
         token = self._options.new_token()
         digest = hashlib.sha256(token.encode()).hexdigest()
-        await self._append(IntendStart(epoch=self._tag.epoch, at=self._clock(), token_sha256=digest))
+        try:
+            await self._append(IntendStart(epoch=self._tag.epoch, at=self._clock(), token_sha256=digest))
+        except JobIsOver:
+            await self._cancel()
+            return
         spec = build_run_spec(self._tag.attempt_id, run.request, self._options.gateway_url)
         await self._leases.check(self._tag.attempt_id, self._tag.epoch, for_s=ACT_MARGIN_S)
         try:
@@ -207,6 +212,11 @@ class _Step:
     async def _accepted(self, ref: str) -> None:
         await self._append(RecordAccepted(epoch=self._tag.epoch, at=self._clock(), provider_ref=ref))
 
+    async def _cancel(self) -> None:
+        """Ends the attempt without waiting for the scheduler's word, which is on its way."""
+        self._log.info("bridge.start.forgone")
+        await self._note(await self._leases.cancel(self._tag.attempt_id, self._tag.epoch, "the job was cancelled"))
+
     async def _refused(self, message: str, advice: str | None) -> None:
         self._log.warning("bridge.start.refused", reason=message)
         await self._append(RecordStartRefused(epoch=self._tag.epoch, at=self._clock(), message=message, advice=advice))
@@ -222,7 +232,9 @@ class _Step:
         )
 
     async def _append(self, command: IntendStart | RecordAccepted | RecordStartRefused | RecordObserved) -> None:
-        state = await self._leases.append(self._tag.attempt_id, command)
+        await self._note(await self._leases.append(self._tag.attempt_id, command))
+
+    async def _note(self, state: AttemptState) -> None:
         if isinstance(state, Ended):
             self._log.info("bridge.attempt.ended", outcome=state.outcome)
             await self._leases.drop(self._tag.attempt_id)

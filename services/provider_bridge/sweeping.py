@@ -8,7 +8,7 @@ import structlog
 from services.provider_bridge import metrics
 from services.provider_bridge.attempt_stream import ACTOR, ATTEMPT, attempt_stream
 from services.provider_bridge.domain.attempt_commands import Report
-from services.provider_bridge.domain.attempt_states import Absent, AttemptState, Ended
+from services.provider_bridge.domain.attempt_states import Absent, AttemptState, Ended, Forestalled
 from services.provider_bridge.outbound.leases import Leases
 from services.provider_bridge.outbound.ports import OurRun, Provider, StaleEpoch
 from shared.clock import Clock
@@ -53,7 +53,9 @@ class Sweeper:
                     await self._end(provider, run, state)
 
     def _is_orphan(self, state: AttemptState) -> bool:
-        return isinstance(state, Absent) or (isinstance(state, Ended) and self._clock() > state.ended_at + LINGER)
+        if isinstance(state, Ended):
+            return self._clock() > state.ended_at + LINGER
+        return isinstance(state, Absent | Forestalled)
 
     async def _end(self, provider: Provider, run: OurRun, state: AttemptState) -> None:
         outcome = state.outcome if isinstance(state, Ended) else "unknown to the log"

@@ -73,7 +73,7 @@ class AttemptCheckpointSaved(Event, frozen=True, kw_only=True, tag="attempt.chec
 
 
 class AttemptCancelRequested(Event, frozen=True, kw_only=True, tag="attempt.cancel_requested.v1"):
-    """The run must end; its machine is told after this is recorded."""
+    """The run must end; its machine is told after this is recorded. Also the first event of one never requested."""
 
     requested_at: datetime
     reason: str
@@ -156,10 +156,15 @@ class RequestAttempt(Command, frozen=True, kw_only=True, tag="request_attempt"):
 
 
 class CancelAttempt(Command, frozen=True, kw_only=True, tag="cancel_attempt"):
-    """Ends a run; repeating it, or naming one that has ended, is harmless."""
+    """Ends a run; repeating it, or naming one that has ended, is harmless.
+
+    An attempt that nobody has requested yet is recorded as cancelled too, if its job is named: a request that comes
+    later starts nothing. Without `job_id` such an attempt is `not_found`.
+    """
 
     attempt_id: UUID
     reason: str
+    job_id: UUID | None = None
 
 
 class ReportMilestone(Command, frozen=True, kw_only=True, tag="report_milestone"):

@@ -114,7 +114,7 @@ def one_end(facts: Sequence[Fact], must_end: Collection[UUID] = ()) -> list[str]
 
 
 def cancelled_starts_nothing(facts: Sequence[Fact]) -> list[str]:
-    """After a job's cancel it gets no attempt; after an attempt's cancel, or its job's end, it gets no machine."""
+    """After a job's cancel it gets no attempt and no machine; nor does an attempt after its own."""
     found: list[str] = []
     jobs: dict[UUID, Fact] = {}
     attempts: dict[UUID, Fact] = {}
@@ -127,11 +127,7 @@ def cancelled_starts_nothing(facts: Sequence[Fact]) -> list[str]:
             case JobDispatched() if fact.job_id in jobs:
                 found.append(f"{fact.stream} was dispatched at {fact.position}, after {_name(jobs[fact.job_id])}")
             case AttemptStartIntended():
-                cancel = attempts.get(fact.owner_id)
-                ended = jobs.get(fact.job_id)
-                if cancel is None and ended is not None and isinstance(ended.event, JobCancelled):
-                    cancel = ended
-                if cancel is not None:
+                for cancel in filter(None, (attempts.get(fact.owner_id), jobs.get(fact.job_id))):
                     found.append(f"{fact.stream} was to be started at {fact.position}, after {_name(cancel)}")
             case _:
                 continue

@@ -1,5 +1,6 @@
 """Whatever is asked in whatever order, an attempt's history stays true to its rules."""
 
+import itertools
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -25,7 +26,7 @@ from services.provider_bridge.domain.attempt_commands import (
     StillRunning,
     TakeLease,
 )
-from services.provider_bridge.domain.attempt_states import Absent, AttemptState, Ended, run_of
+from services.provider_bridge.domain.attempt_states import Absent, AttemptState, Ended, Forestalled, run_of
 from shared.contracts import attempt as events
 from shared.contracts.job import Event
 from shared.problems import Rejected
@@ -53,13 +54,23 @@ def _request(at: datetime) -> Request:
     return Request(command=command, quote=events.Quote(hardware="local", price_micro_usd_per_hour=0), at=at)
 
 
+def _cancel_named() -> Cancel:
+    return Cancel(command=events.CancelAttempt(attempt_id=ATTEMPT_ID, reason="r", job_id=ATTEMPT_ID), at=T0)
+
+
 def _report(type_: str, step: int, at: datetime) -> Report:
     data = {"step": step, "files": list[object]()}
     return Report(command=events.ReportMilestone(attempt_id=ATTEMPT_ID, seq=1, report_type=type_, data=data, at=at))
 
 
 requests = st.builds(_request, moments)
-cancels = st.builds(Cancel, command=st.just(events.CancelAttempt(attempt_id=ATTEMPT_ID, reason="r")), at=moments)
+cancels = st.builds(
+    Cancel,
+    command=st.sampled_from([None, ATTEMPT_ID]).map(
+        lambda job_id: events.CancelAttempt(attempt_id=ATTEMPT_ID, reason="r", job_id=job_id)
+    ),
+    at=moments,
+)
 reports = st.builds(
     _report,
     st.sampled_from(["hello", "checkpoint", "done", "failed", "nonsense"]),
@@ -101,7 +112,7 @@ def play(sequence: Sequence[AttemptCommand]) -> tuple[AttemptState, list[Event]]
 def test_any_sequence_of_commands_folds_and_ends_at_most_once(sequence: list[AttemptCommand]) -> None:
     state, history = play(sequence)
     ends = [event for event in history if isinstance(event, TERMINAL)]
-    assert len(ends) == (1 if isinstance(state, Ended) else 0)
+    assert len(ends) == (1 if isinstance(state, Ended | Forestalled) else 0)
     assert all(event.billed_seconds >= 0 for event in ends)
 
 
@@ -113,7 +124,7 @@ def test_an_ended_attempt_records_nothing_but_late_reports_once_per_type(
     state, history = play([*before, *after])
     end = next((i for i, event in enumerate(history) if isinstance(event, TERMINAL)), None)
     if end is None:
-        assert not isinstance(state, Ended)
+        assert not isinstance(state, Ended | Forestalled)
         return
     tail = history[end + 1 :]
     assert all(isinstance(event, events.AttemptLateReport) for event in tail)
@@ -143,7 +154,7 @@ def test_deciding_the_same_command_again_adds_nothing(sequence: list[AttemptComm
 @given(commands, fenced)
 def test_a_stale_epoch_is_refused_in_every_phase(sequence: list[AttemptCommand], command: Fenced) -> None:
     state, _ = play(sequence)
-    if isinstance(state, Absent) or command.epoch >= run_of(state).epoch:
+    if isinstance(state, Absent | Forestalled) or command.epoch >= run_of(state).epoch:
         return
     with pytest.raises(Rejected) as refused:
         ATTEMPT.decide(state, command)  # pyright: ignore[reportArgumentType]  # the strategy builds FencedCommands
@@ -169,3 +180,21 @@ def test_nothing_is_intended_after_a_cancel_request_or_an_acceptance(sequence: l
     for closing in (events.AttemptCancelRequested, events.AttemptAccepted, events.AttemptStarted):
         if closing in kinds:
             assert events.AttemptStartIntended not in kinds[kinds.index(closing) :]
+
+
+@settings(deadline=None)
+@given(st.permutations([_request(T0), _request(T0), _cancel_named(), _cancel_named()]), st.lists(fenced, max_size=12))
+def test_request_and_cancel_in_any_order_end_cancelled_and_intend_nothing_after_the_cancel(
+    asked: list[AttemptCommand], driven: list[AttemptCommand]
+) -> None:
+    """The bridge drives as it likes in between; once the cancel is there, what is known to be gone is over."""
+    woven = [command for pair in itertools.zip_longest(asked, driven) for command in pair if command is not None]
+    state, history = play(woven)
+    kinds = [type(event) for event in history]
+    cancel = kinds.index(events.AttemptCancelRequested) if events.AttemptCancelRequested in kinds else None
+    if cancel is None:  # it had ended by itself before
+        assert isinstance(state, Ended)
+        return
+    assert events.AttemptStartIntended not in kinds[cancel:]
+    if events.AttemptStartIntended not in kinds:
+        assert kinds[-1] is events.AttemptCancelled

@@ -64,6 +64,12 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
         return self.exists and self.job.deleted_at is None
 
     @property
+    def runs(self) -> list[AttemptView]:
+        """The attempts that a provider was to run, oldest first; not those that were cancelled before."""
+        asked = [attempt for attempt in self.attempts.values() if attempt.requested_at is not None]
+        return sorted(asked, key=lambda attempt: (attempt.number, attempt.attempt_id))
+
+    @property
     def current_attempt(self) -> AttemptView | None:
         """The attempt the job runs as, or ran as last."""
         return self.attempts.get(str(self.job.attempt_id))

@@ -33,6 +33,7 @@ from services.provider_bridge.domain.attempt_states import (
     AttemptState,
     Ended,
     Ending,
+    Forestalled,
     Requested,
     Run,
     Running,
@@ -124,13 +125,13 @@ def _request(state: AttemptState, command: Request) -> list[Event]:
 def _cancel(state: AttemptState, command: Cancel) -> list[Event]:
     asked = AttemptCancelRequested(requested_at=command.at, reason=command.command.reason)
     match state:
-        case Absent():
+        case Absent() if command.command.job_id is None:
             raise Rejected("not_found", "there is no such attempt")
-        case Requested():  # no start was intended, and none can be intended after this: it is gone already
+        case Absent() | Requested():  # no start was intended, and none can be intended after this: it is gone already
             return [asked, AttemptCancelled(ended_at=command.at, billed_seconds=0)]
         case Starting() | Accepted() | Running():
             return [asked]
-        case Ending() | Ended():
+        case Ending() | Ended() | Forestalled():
             return []
         case _:
             assert_never(state)
@@ -140,7 +141,7 @@ def _report(state: AttemptState, report: ReportMilestone) -> list[Event]:
     match state:
         case Absent():
             raise Rejected("not_found", "there is no such attempt")
-        case Requested() | Ending(run=Requested()):
+        case Forestalled() | Requested() | Ending(run=Requested()):
             raise Rejected("invalid_job_state", "nothing was started that could report")
         case Ended():
             return _late(state, report)
@@ -234,7 +235,7 @@ def _read(report: ReportMilestone, kind: type[T]) -> T:
 
 
 def _fenced(state: AttemptState, command: FencedCommand) -> list[Event]:
-    if isinstance(state, Absent):
+    if isinstance(state, Absent | Forestalled):
         raise Rejected("not_found", "there is no such attempt")
     if isinstance(command, TakeLease):
         return _take_lease(state, command)

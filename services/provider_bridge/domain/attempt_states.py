@@ -2,6 +2,7 @@
 
 Absent -> Requested -> Starting -> Accepted -> Running -> Ended
 any of the four in the middle -> Ending (cancel asked, not yet confirmed gone) -> Ended
+Absent -> Forestalled: the cancel came before the request
 """
 
 from datetime import datetime
@@ -31,6 +32,10 @@ Outcome = Literal["succeeded", "failed", "cancelled", "lost"]
 
 class Absent(msgspec.Struct, frozen=True, kw_only=True):
     """Nobody asked for this attempt."""
+
+
+class Forestalled(msgspec.Struct, frozen=True, kw_only=True):
+    """Terminal: cancelled before it was requested. Whatever request comes now starts nothing."""
 
 
 class Live(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,7 +93,7 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     late_types: frozenset[str] = frozenset()
 
 
-AttemptState = Absent | Requested | Starting | Accepted | Running | Ending | Ended
+AttemptState = Absent | Forestalled | Requested | Starting | Accepted | Running | Ending | Ended
 
 
 def run_of(state: Requested | Starting | Accepted | Running | Ending | Ended) -> Run:
@@ -105,17 +110,33 @@ def evolve(state: AttemptState, event: Event) -> AttemptState:
     """The phase after `event`."""
     match state:
         case Absent():
-            return Requested(request=event) if isinstance(event, AttemptRequested) else state
-        case Ended():
-            if isinstance(event, AttemptLateReport):
-                return replace(state, late_types=state.late_types | {event.report_type})
+            return _begun(event) or state
+        case Forestalled():
             return state
+        case Ended():
+            return _evolve_ended(state, event)
         case Ending():
             return _ended(state.run, event) or replace(state, run=_evolve_run(state.run, event))
         case _:
             if isinstance(event, AttemptCancelRequested):
                 return Ending(run=state, reason=event.reason)
             return _ended(state, event) or _evolve_run(state, event)
+
+
+def _evolve_ended(state: Ended, event: Event) -> Ended:
+    if isinstance(event, AttemptLateReport):
+        return replace(state, late_types=state.late_types | {event.report_type})
+    return state
+
+
+def _begun(event: Event) -> Requested | Forestalled | None:
+    match event:
+        case AttemptRequested():
+            return Requested(request=event)
+        case AttemptCancelRequested():
+            return Forestalled()
+        case _:
+            return None
 
 
 def _ended(run: Run, event: Event) -> Ended | None:

@@ -9,12 +9,22 @@ from uuid import UUID
 import asyncpg
 
 from services.provider_bridge.attempt_stream import ACTOR, ATTEMPT, attempt_stream
-from services.provider_bridge.domain.attempt_commands import FencedCommand, TakeLease
-from services.provider_bridge.domain.attempt_states import Absent, AttemptState, run_of
+from services.provider_bridge.domain.attempt_commands import Cancel, FencedCommand, IntendStart, TakeLease
+from services.provider_bridge.domain.attempt_states import (
+    Absent,
+    AttemptState,
+    Ended,
+    Ending,
+    Forestalled,
+    Run,
+    run_of,
+)
 from services.provider_bridge.queries import QUERIES
 from shared.clock import Clock
+from shared.contracts import catalogue
+from shared.contracts.attempt import CancelAttempt
 from shared.contracts.envelope import EventMetadata, RecordedEvent
-from shared.contracts.job import Event
+from shared.contracts.job import Event, JobCancelled, JobCancelRequested, JobCompleted, JobFailed
 from shared.decider import MAX_DECISIONS, fold
 from shared.eventstore.api import Append, VersionConflict
 from shared.eventstore.group_commit import Connection
@@ -23,10 +33,15 @@ from shared.eventstore.transactional import TransactionalStore
 from shared.problems import Unavailable
 
 _ACQUIRE_TIMEOUT_S = 10.0
+_JOB_IS_OVER = [catalogue.event_type(kind) for kind in (JobCancelRequested, JobCancelled, JobCompleted, JobFailed)]
 
 
 class LeaseLost(Exception):  # noqa: N818 - an outcome of a race, not an error
     """The attempt is not ours any more: nothing was written, and nothing may be done to its run."""
+
+
+class JobIsOver(Exception):  # noqa: N818 - an outcome of a race, not an error
+    """The job was cancelled or has ended: no start was intended, and none may be."""
 
 
 class Leases:
@@ -54,7 +69,8 @@ class Leases:
     async def hold(self, attempt_id: UUID, state: AttemptState, site: str | None, *, above: int = 0) -> int | None:
         """The epoch under which the attempt is ours, higher than `above`; None if it is another's, or has ended."""
         held = self._held.get(attempt_id)
-        if held is not None and held > above and not isinstance(state, Absent) and run_of(state).epoch == held:
+        known = not isinstance(state, Absent | Forestalled)
+        if held is not None and held > above and known and run_of(state).epoch == held:
             return held
         return await self._take(attempt_id, site)
 
@@ -62,7 +78,7 @@ class Leases:
         for _ in range(MAX_DECISIONS):
             history = await self._store.read_stream(attempt_stream(attempt_id))
             state = fold(ATTEMPT, history)
-            if isinstance(state, Absent):
+            if isinstance(state, Absent | Forestalled):
                 return None
             try:
                 epoch = await self._take_once(attempt_id, state, history, site)
@@ -76,9 +92,9 @@ class Leases:
         raise Unavailable(f"attempt {attempt_id} kept changing while its lease was taken")
 
     async def _take_once(
-        self, attempt_id: UUID, state: AttemptState, history: list[RecordedEvent], site: str | None
+        self, attempt_id: UUID, state: Run | Ending | Ended, history: list[RecordedEvent], site: str | None
     ) -> int | None:
-        past = 0 if isinstance(state, Absent) else run_of(state).epoch
+        past = run_of(state).epoch
         with unavailable_on_outage("take lease"):
             async with self._pool.acquire(timeout=_ACQUIRE_TIMEOUT_S) as connection, connection.transaction():
                 epoch = await connection.fetchval(QUERIES.take_lease, attempt_id, past, self.owner, site, self._lease_s)
@@ -93,8 +109,17 @@ class Leases:
 
         Raises:
             LeaseLost: it has expired or another has it; nothing was written.
+            JobIsOver: a start was to be intended for a job that wants none; nothing was written.
             Rejected: the rule said no.
         """
+        return await self._append_decided(attempt_id, command.epoch, command)
+
+    async def cancel(self, attempt_id: UUID, epoch: int, reason: str) -> AttemptState:
+        """The same for a cancel that the bridge itself finds due."""
+        asked = CancelAttempt(attempt_id=attempt_id, reason=reason)
+        return await self._append_decided(attempt_id, epoch, Cancel(command=asked, at=self._clock()))
+
+    async def _append_decided(self, attempt_id: UUID, epoch: int, command: FencedCommand | Cancel) -> AttemptState:
         for _ in range(MAX_DECISIONS):
             history = await self._store.read_stream(attempt_stream(attempt_id))
             state = fold(ATTEMPT, history)
@@ -102,7 +127,9 @@ class Leases:
             if not events:
                 return state
             try:
-                await self._append_locked(attempt_id, command.epoch, history, events)
+                await self._append_locked(
+                    attempt_id, epoch, history, events, unless_over=isinstance(command, IntendStart)
+                )
             except VersionConflict:
                 continue
             for event in events:
@@ -111,13 +138,18 @@ class Leases:
         raise Unavailable(f"attempt {attempt_id} kept changing; it is tried again")
 
     async def _append_locked(
-        self, attempt_id: UUID, epoch: int, history: list[RecordedEvent], events: list[Event]
+        self, attempt_id: UUID, epoch: int, history: list[RecordedEvent], events: list[Event], *, unless_over: bool
     ) -> None:
         with unavailable_on_outage("append under lease"):
             async with self._pool.acquire(timeout=_ACQUIRE_TIMEOUT_S) as connection, connection.transaction():
                 if not await connection.fetchval(QUERIES.lock_lease, attempt_id, epoch, self.owner):
                     raise LeaseLost(attempt_id, epoch)
                 await self._append(connection, attempt_id, history, events)
+                # Asked after the append, which keeps every other writer out of the log until this transaction ends:
+                # what the job's stream does not hold now comes after our event, or our event does not come at all.
+                job = f"job-{history[0].correlation_id}"
+                if unless_over and await connection.fetchval(QUERIES.holds_event_of, job, _JOB_IS_OVER):
+                    raise JobIsOver(attempt_id)
 
     async def _append(
         self, connection: Connection, attempt_id: UUID, history: list[RecordedEvent], events: list[Event]

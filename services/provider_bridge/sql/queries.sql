@@ -38,6 +38,10 @@ FOR UPDATE;
 SELECT true FROM leases
 WHERE attempt_id = $1 AND epoch = $2 AND owner = $3 AND lease_until > clock_timestamp() + make_interval(secs => $4);
 
+-- name: holds_event_of
+-- True if the stream holds an event of one of these types.
+SELECT true FROM log.events WHERE stream = $1 AND type = ANY ($2::text[]) LIMIT 1;
+
 -- name: drop_lease
 -- The attempt has ended: there is nothing to own.
 DELETE FROM leases WHERE attempt_id = $1;

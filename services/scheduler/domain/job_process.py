@@ -89,7 +89,7 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     price_micro_usd_per_hour: int = 0
     attempt_id: UUID | None = None
     over: bool = False
-    """The job has ended since: nothing more is begun for it."""
+    """The job has ended since, or was asked to: nothing more is begun for it."""
 
 
 def evolve(story: Story, event: Event) -> Story:
@@ -112,7 +112,7 @@ def told(events: Iterable[Event], since: Iterable[Event] = ()) -> Story:
     story = Story()
     for event in events:
         story = evolve(story, event)
-    return msgspec.structs.replace(story, over=any(isinstance(event, ENDS) for event in since))
+    return msgspec.structs.replace(story, over=any(isinstance(event, (*ENDS, JobCancelRequested)) for event in since))
 
 
 def share(following: Iterable[Outgoing], owner: str | None) -> list[Outgoing]:
@@ -127,7 +127,7 @@ def react(job_id: UUID, story: Story, event: Event, *, stream_id: UUID, at: date
     """
     match event:
         case JobSubmitted() | JobFundsReserved() | JobDispatched() if story.over:
-            return []  # it waited, or was parked: money set aside or a run begun now would never be given back
+            return []  # it waited, or was parked: money set aside now would never be given back, and nobody wants a run
         case JobSubmitted():
             return _reserve(job_id, event)
         case JobFundsReserved():
@@ -135,7 +135,7 @@ def react(job_id: UUID, story: Story, event: Event, *, stream_id: UUID, at: date
         case JobDispatched():
             return _start(job_id, story, event)
         case JobCancelRequested():
-            return _stop(story, event)
+            return _stop(job_id, story, event)
         case JobTrainingFinished():
             confirm = ConfirmArtifacts(job_id=job_id, artifacts=event.artifacts)
             return [Ask(owner=STORAGE, command=confirm, purpose="confirm")]
@@ -240,7 +240,6 @@ def _pack(job_id: UUID, story: Story) -> Sequence[Outgoing]:
 
 
 def _start(job_id: UUID, story: Story, event: JobDispatched) -> Sequence[Outgoing]:
-    """Asks for the run even when a cancel came meanwhile: the cancel follows it, and both ends are then on record."""
     if story.submitted is None:
         return []
     request = RequestAttempt(
@@ -257,10 +256,11 @@ def _start(job_id: UUID, story: Story, event: JobDispatched) -> Sequence[Outgoin
     return [Ask(owner=BRIDGE, command=request, purpose="request")]
 
 
-def _stop(story: Story, event: JobCancelRequested) -> Sequence[Outgoing]:
+def _stop(job_id: UUID, story: Story, event: JobCancelRequested) -> Sequence[Outgoing]:
+    """Asked even if the request for the run was never sent, or is still on its way: the bridge keeps both orders."""
     if story.attempt_id is None:
         return []
-    cancel = CancelAttempt(attempt_id=story.attempt_id, reason=event.reason)
+    cancel = CancelAttempt(attempt_id=story.attempt_id, reason=event.reason, job_id=job_id)
     return [Ask(owner=BRIDGE, command=cancel, purpose="cancel")]
 
 

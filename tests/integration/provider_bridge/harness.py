@@ -46,12 +46,12 @@ class Bridge:
     sweeper: Sweeper
     handlers: AttemptHandlers
 
-    async def request(self, **plan: Any) -> UUID:
+    async def request(self, *, attempt_id: UUID | None = None, job_id: UUID | None = None, **plan: Any) -> UUID:
         """A requested attempt whose stand-in does as `plan` says."""
-        attempt_id = new_id()
+        attempt_id = attempt_id or new_id()
         command = RequestAttempt(
             attempt_id=attempt_id,
-            job_id=new_id(),
+            job_id=job_id or new_id(),
             attempt_number=1,
             provider="local",
             config=plan,
@@ -124,7 +124,7 @@ class Bridge:
 
 def envelope(command: Command) -> CommandEnvelope:
     """What the command server would hand over."""
-    job_id = command.job_id if isinstance(command, RequestAttempt) else new_id()
+    job_id = (command.job_id if isinstance(command, RequestAttempt | CancelAttempt) else None) or new_id()
     return CommandEnvelope(command_id=new_id(), correlation_id=job_id, payload=msgspec.Raw(b"{}"))
 
 

@@ -7,28 +7,33 @@ import signal
 from pathlib import Path
 from uuid import UUID
 
+import asyncpg
 import pytest
 
+from services.provider_bridge.attempt_stream import attempt_stream
 from services.provider_bridge.outbound.ports import StaleEpoch, Tag
 from shared.clock import utc_now
 from shared.contracts.attempt import (
     AttemptAccepted,
     AttemptCancelled,
+    AttemptCancelRequested,
     AttemptFailed,
     AttemptLost,
     AttemptRequested,
     AttemptStarted,
     AttemptStartIntended,
     AttemptSucceeded,
+    CancelAttempt,
     RequestAttempt,
 )
-from shared.contracts.job import Event
+from shared.contracts.job import Event, JobCancelRequested
 from shared.contracts.run import RunSpec
 from shared.ids import new_id
 from shared.problems import Rejected
 from tests.integration.provider_bridge import stand_in_trainer as stand_in
 from tests.integration.provider_bridge.harness import GATEWAY_URL, a_bridge, envelope, expire
-from tests.support.log import LogDatabase
+from tests.support.log import LogDatabase, StoreFor, an_append
+from tests.support.waiting import eventually
 
 
 def digest(token: str) -> str:
@@ -135,6 +140,56 @@ async def test_a_cancel_before_the_start_starts_nothing(log_database: LogDatabas
         await bridge.driver.drive(attempt)
         assert isinstance((await bridge.history(attempt))[-1], AttemptCancelled)
         assert not (tmp_path / "state" / "attempts" / str(attempt)).exists()
+
+
+async def test_a_cancel_that_overtakes_its_request_starts_nothing(log_database: LogDatabase, tmp_path: Path) -> None:
+    async with a_bridge(log_database, tmp_path) as bridge:
+        attempt, job_id = new_id(), new_id()
+        command = CancelAttempt(attempt_id=attempt, reason="test", job_id=job_id)
+        await bridge.handlers.cancel(command, envelope(command))
+        assert await bridge.request(attempt_id=attempt, job_id=job_id) == attempt
+        await bridge.driver.drive(attempt)
+        assert [type(event) for event in await bridge.history(attempt)] == [AttemptCancelRequested, AttemptCancelled]
+        [recorded, _] = await bridge.store.read_stream(attempt_stream(attempt))
+        assert recorded.correlation_id == job_id
+        assert not (tmp_path / "state" / "attempts" / str(attempt)).exists()
+
+
+@pytest.mark.parametrize("resolved_again", [False, True], ids=["first-start", "start-resolved-again"])
+async def test_a_start_that_races_its_jobs_cancel_is_not_intended_after_it(
+    log_database: LogDatabase, store_for: StoreFor, tmp_path: Path, *, resolved_again: bool
+) -> None:
+    """The cancel is written and not committed when the bridge decides; whoever commits first comes first."""
+    scheduler = await store_for("scheduler")
+    async with a_bridge(log_database, tmp_path) as bridge, asyncpg.create_pool(log_database.dsn("scheduler")) as pool:
+        job_id = new_id()
+        attempt = await bridge.request(job_id=job_id)
+        if resolved_again:
+            await bridge.intend(attempt)
+            await expire(log_database, attempt)
+            bridge.leases.forget(attempt)
+        asked = JobCancelRequested(requested_at=utc_now(), reason="test")
+        async with asyncio.TaskGroup() as tasks, pool.acquire() as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            await scheduler.append_in(connection, [an_append(f"job-{job_id}", asked, correlation_id=job_id)])
+            driving = tasks.create_task(bridge.driver.drive(attempt))
+            await eventually(lambda: somebody_waits_for_the_log(pool))
+            assert not driving.done()
+            await transaction.commit()
+        await bridge.until(attempt, AttemptCancelled)
+        kinds = [type(event) for event in await bridge.history(attempt)]
+        assert AttemptStartIntended not in kinds[kinds.index(AttemptCancelRequested) :]
+        assert kinds.count(AttemptStartIntended) == resolved_again
+        assert bridge.starts(attempt) == []
+
+
+async def somebody_waits_for_the_log(pool: asyncpg.Pool) -> bool:
+    waiting = (
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
+    return bool(await pool.fetchval(waiting))
 
 
 async def test_a_cancel_between_intent_and_submit_ends_without_a_start(

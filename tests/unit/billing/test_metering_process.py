@@ -9,6 +9,7 @@ from services.billing.domain.metering_process import AttemptEvents, due_usage, e
 from shared.contracts.account import MeterUsage
 from shared.contracts.attempt import (
     AttemptCancelled,
+    AttemptCancelRequested,
     AttemptFailed,
     AttemptLateReport,
     AttemptLost,
@@ -53,6 +54,11 @@ def test_every_end_of_an_attempt_is_metered_at_the_price_quoted_for_it(end: Even
 def test_an_attempt_that_still_runs_owes_nothing_yet() -> None:
     assert not ends_attempt(STARTED)
     assert due_usage([AttemptEvents(attempt_id=ATTEMPT, events=[REQUESTED, STARTED])]) == []
+
+
+def test_an_attempt_that_was_cancelled_before_it_was_requested_owes_nothing() -> None:
+    forestalled = [AttemptCancelRequested(requested_at=T0, reason=""), AttemptCancelled(ended_at=T0, billed_seconds=0)]
+    assert due_usage([AttemptEvents(attempt_id=ATTEMPT, events=forestalled)]) == []
 
 
 def test_each_attempt_is_metered_for_itself() -> None:

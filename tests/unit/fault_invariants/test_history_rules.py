@@ -69,9 +69,10 @@ def test_a_start_after_the_attempts_cancel_is_named() -> None:
     assert "after attempt.cancel_requested.v1" in found[0]
 
 
-def test_a_start_after_the_job_was_cancelled_is_named() -> None:
-    found = rules.cancelled_starts_nothing(facts(A.dispatched(), A.requested(), A.cancelled(), A.intended()))
-    assert "after job.cancelled.v1" in found[0]
+def test_a_start_after_the_jobs_cancel_is_named() -> None:
+    for cancel in (A.cancel_requested(), A.cancelled()):
+        [found] = rules.cancelled_starts_nothing(facts(A.dispatched(), A.requested(), cancel, A.intended()))
+        assert "was to be started at 4, after job.cancel" in found
 
 
 def test_a_start_before_the_cancel_is_allowed() -> None:

@@ -112,8 +112,8 @@ def request() -> Request:
     return Request(command=asked, quote=QUOTE, at=T0)
 
 
-def cancel() -> Cancel:
-    return Cancel(command=CancelAttempt(attempt_id=ATTEMPT_ID, reason="asked"), at=at(20))
+def cancel(job_id: UUID | None = JOB_ID) -> Cancel:
+    return Cancel(command=CancelAttempt(attempt_id=ATTEMPT_ID, reason="asked", job_id=job_id), at=at(20))
 
 
 def report(type_: str, data: dict[str, Any] | None = None, seconds: float = 30) -> Report:
@@ -432,8 +432,26 @@ def test_cancel_after_the_end_changes_nothing() -> None:
     assert when([*RUNNING, SUCCEEDED], cancel()) == []
 
 
-def test_cancel_of_an_unknown_attempt_is_refused() -> None:
-    assert refusal([], cancel()) == "not_found"
+def test_cancel_of_an_attempt_of_no_known_job_is_refused() -> None:
+    assert refusal([], cancel(job_id=None)) == "not_found"
+
+
+FORESTALLED = [CANCEL_REQUESTED, AttemptCancelled(ended_at=at(20), billed_seconds=0)]
+
+
+def test_cancel_before_the_request_is_recorded_as_an_end() -> None:
+    assert when([], cancel()) == FORESTALLED
+    assert when(FORESTALLED, cancel()) == []
+
+
+def test_a_request_that_comes_after_its_cancel_starts_nothing() -> None:
+    assert when(FORESTALLED, request()) == []
+    assert refusal(FORESTALLED, TakeLease(epoch=1, at=T0, owner="a")) == "not_found"
+    assert refusal(FORESTALLED, IntendStart(epoch=1, at=T0, token_sha256=DIGEST)) == "not_found"
+
+
+def test_nobody_reports_for_an_attempt_that_was_never_requested() -> None:
+    assert refusal(FORESTALLED, report("hello")) == "invalid_job_state"
 
 
 @pytest.mark.parametrize("seen", [exited(75), exited(-9), Gone(message="m", ended_at=at(40))])

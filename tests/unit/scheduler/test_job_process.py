@@ -108,6 +108,17 @@ def test_nothing_is_begun_for_a_job_that_has_ended_since(event: Event, past: lis
     assert react(JOB_ID, told([*past, event], [end]), event, stream_id=ATTEMPT, at=T0) == []
 
 
+def test_no_run_is_asked_for_when_the_job_was_to_end_since() -> None:
+    """A dispatch that is handled late shows the cancel already: the cancel alone is sent."""
+    event = dispatched()
+    assert react(JOB_ID, told([*queued(), event], [CANCEL_REQUESTED]), event, stream_id=ATTEMPT, at=T0) == []
+    owner, command, _ = asked(CANCEL_REQUESTED, *queued(), event)
+    assert (owner, command) == (
+        "provider_bridge",
+        CancelAttempt(attempt_id=ATTEMPT, reason=CANCEL_REQUESTED.reason, job_id=JOB_ID),
+    )
+
+
 def test_each_owner_is_asked_its_own_share_and_what_is_kept_waits_for_none_of_them() -> None:
     reserve = Ask(owner="billing", command=SettleJob(job_id=JOB_ID), purpose="settle")
     cancel = Ask(owner="provider_bridge", command=CancelAttempt(attempt_id=ATTEMPT, reason=""), purpose="cancel")
@@ -155,7 +166,7 @@ def test_a_dispatched_job_asks_for_a_run_of_everything_it_was_prepared_with() ->
 def test_a_cancel_request_cancels_the_attempt_that_holds_the_slot() -> None:
     owner, command, _ = asked(CANCEL_REQUESTED, *running())
     assert owner == "provider_bridge"
-    assert command == CancelAttempt(attempt_id=ATTEMPT, reason="asked by the user")
+    assert command == CancelAttempt(attempt_id=ATTEMPT, reason="asked by the user", job_id=JOB_ID)
 
 
 def test_finished_training_asks_storage_what_arrived() -> None:

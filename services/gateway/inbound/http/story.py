@@ -72,8 +72,7 @@ async def job_events(job_id: FromPath[str], parts: Parts) -> dict[str, Any]:
 async def job_attempts(job_id: FromPath[str], parts: Parts) -> dict[str, Any]:
     """The runs of a job at its providers, oldest first."""
     view = await parts.reads.view(job_id_of(job_id), with_deleted=True)
-    in_order = sorted(view.attempts.values(), key=lambda attempt: (attempt.number, attempt.attempt_id))
-    return {"job_id": job_id, "attempts": [attempt_body(attempt) for attempt in in_order]}
+    return {"job_id": job_id, "attempts": [attempt_body(attempt) for attempt in view.runs]}
 
 
 @get("/jobs/{job_id:str}/artifacts")
