@@ -127,7 +127,8 @@ def cancelled_starts_nothing(facts: Sequence[Fact]) -> list[str]:
             case JobDispatched() if fact.job_id in jobs:
                 found.append(f"{fact.stream} was dispatched at {fact.position}, after {_name(jobs[fact.job_id])}")
             case AttemptStartIntended():
-                for cancel in filter(None, (attempts.get(fact.owner_id), jobs.get(fact.job_id))):
+                cancel = attempts.get(fact.owner_id) or jobs.get(fact.job_id)
+                if cancel is not None:
                     found.append(f"{fact.stream} was to be started at {fact.position}, after {_name(cancel)}")
             case _:
                 continue
