@@ -20,12 +20,18 @@ _SAFETY_POLL_S = 1.0
 class MemoryEventStore:
     """An EventStore that forgets everything with the process. `clock` says when an event is recorded."""
 
-    def __init__(self, clock: Clock = utc_now) -> None:
+    def __init__(self, clock: Clock = utc_now, *, safety_poll_s: float = _SAFETY_POLL_S) -> None:
         self._clock = clock
+        self._safety_poll_s = safety_poll_s
         self._store_id = new_id()
         self._events: list[RecordedEvent] = []
         self._streams: dict[str, list[RecordedEvent]] = {}
         self._listeners: dict[asyncio.Event, None] = {}  # in the order in which they came
+
+    @property
+    def events(self) -> Sequence[RecordedEvent]:
+        """Everything, in position order."""
+        return self._events
 
     async def append(self, append: Append) -> Appended:
         """Commits the events, or raises VersionConflict and writes nothing."""
@@ -83,7 +89,7 @@ class MemoryEventStore:
         return self._store_id
 
     async def listen(self) -> AsyncGenerator[None]:
-        """Yields at once, after each append, and at least every second."""
+        """Yields at once, after each append, and at least every `safety_poll_s`."""
         woken = asyncio.Event()
         self._listeners[woken] = None
         try:
@@ -91,7 +97,7 @@ class MemoryEventStore:
                 woken.clear()
                 yield
                 try:
-                    async with asyncio.timeout(_SAFETY_POLL_S):
+                    async with asyncio.timeout(self._safety_poll_s):
                         await woken.wait()
                 except TimeoutError:
                     continue
