@@ -30,12 +30,27 @@ class GiveUp(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-def after_failure(kind: str, attempts_made: int, max_attempts: int) -> Retry | GiveUp:
+class RetryRules(msgspec.Struct, frozen=True, kw_only=True):
+    """The numbers of the policy. The service decides by these; `tunewright whatif` may ask about others."""
+
+    base_delay_s: int = BASE_DELAY_S
+    max_delay_s: int = MAX_DELAY_S
+    max_attempts: int | None = None
+    """None: as many as the job asked for."""
+
+
+IN_FORCE = RetryRules()
+
+
+def after_failure(kind: str, attempts_made: int, max_attempts: int, rules: RetryRules = IN_FORCE) -> Retry | GiveUp:
     """What follows the failure of attempt number `attempts_made`. A kind that nobody knows is not tried again."""
+    if rules.max_attempts is not None:
+        max_attempts = rules.max_attempts
     if kind not in AT_ONCE and kind not in AFTER_A_WHILE:
         return GiveUp(reason=f"{kind} would fail the same way again" if kind in NEVER else f"unknown kind {kind}")
     if attempts_made >= max_attempts:
         return GiveUp(reason=f"attempt {attempts_made} of {max_attempts} was the last")
-    delay_s = 0 if kind in AT_ONCE else min(BASE_DELAY_S * 2 ** (max(attempts_made, 1) - 1), MAX_DELAY_S)
+    doubled_s = min(rules.base_delay_s * 2 ** (max(attempts_made, 1) - 1), rules.max_delay_s)
+    delay_s = 0 if kind in AT_ONCE else doubled_s
     after = f"in {delay_s} s" if delay_s else "at once"
     return Retry(delay_s=delay_s, reason=f"retry after {kind}: attempt {attempts_made + 1} of {max_attempts} {after}")
