@@ -9,7 +9,7 @@ import structlog
 
 from shared.contracts.subjects import Durable
 from shared.eventstore.api import EventStore
-from shared.messaging.handling import Project
+from shared.messaging.handling import Project, ProjectPage
 from shared.messaging.inbox import QUERIES
 
 PAGE = 1000
@@ -29,6 +29,8 @@ class Projection(msgspec.Struct, frozen=True, kw_only=True):
     """Parents before children, where foreign keys connect them."""
     durable: Durable
     project: Project
+    project_page: ProjectPage | None = None
+    """Does the same as `project` with each event of a page, in fewer statements."""
 
 
 class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,8 +74,11 @@ async def _refold(connection: asyncpg.Connection, store: EventStore, projection:
         page = await store.read(after=position, up_to=checkpoint, categories=projection.durable.categories, limit=PAGE)
         if not page:
             return
-        for event in page:
-            if event.global_position not in parked:
+        known = [event for event in page if event.global_position not in parked]
+        if projection.project_page is not None:
+            await projection.project_page(connection, known)
+        else:
+            for event in known:
                 await projection.project(connection, event)
         position = page[-1].global_position
 

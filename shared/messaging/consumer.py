@@ -1,4 +1,4 @@
-"""Consumers: a durable's events, strictly in log order, in one active replica, exactly once in effect.
+"""Consumers: a durable's events in log order, in one active replica, exactly once in effect.
 
 JetStream is the fast road and the log is the truth: what JetStream does not deliver is read from the log. So a wiped,
 silent or absent JetStream makes a consumer slower and never wrong.
@@ -15,11 +15,10 @@ import nats.errors
 import structlog
 
 from shared.contracts.envelope import RecordedEvent
-from shared.contracts.subjects import Durable
 from shared.eventstore.api import EventStore
 from shared.eventstore.outages import OUTAGES
 from shared.messaging import gap
-from shared.messaging.handling import EventHandling, Project, React, Retries, Stopping
+from shared.messaging.handling import EventHandling, Retries, Stopping, Subscription
 from shared.messaging.inbox import QUERIES, Inbox
 from shared.messaging.pull import MakePull, Message
 from shared.observability import metrics, names
@@ -35,14 +34,6 @@ _CLOSE_S = 5.0
 Connect = Callable[[], Awaitable[asyncpg.Connection]]
 
 log = structlog.stdlib.get_logger()
-
-
-class Subscription(msgspec.Struct, frozen=True, kw_only=True):
-    """What a durable is for. `react` runs before the transaction, `project` inside it; either may be absent."""
-
-    durable: Durable
-    react: React | None = None
-    project: Project | None = None
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
@@ -189,10 +180,8 @@ class Consumer:
 
     def _handling(self, inbox: Inbox, stop: asyncio.Event) -> EventHandling:
         return EventHandling(
-            self.durable,
+            self._subscription,
             inbox,
-            react=self._subscription.react,
-            project=self._subscription.project,
             retries=self._pace.retries,
             handled=self._move,
             keep_alive=self._extend_deadlines,

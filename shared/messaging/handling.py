@@ -1,8 +1,14 @@
-"""One event after the other: react, then rows, inbox and checkpoint in one commit; retry in place, park the rest."""
+"""Events in chunks: react, then rows, inbox and checkpoint in one commit; retry in place, park the rest.
+
+Within a chunk the events of one story (one correlation id) are reacted to in log order, and different stories beside
+each other. When anything in a chunk fails, its events are handled one after the other, with a commit for each.
+"""
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from uuid import UUID
 
 import asyncpg
 import msgspec
@@ -21,6 +27,12 @@ React = Callable[[RecordedEvent], Awaitable[None]]
 
 Project = Callable[[asyncpg.Connection, RecordedEvent], Awaitable[None]]
 """Writes rows in the transaction that also remembers the event: exactly once in effect."""
+
+ProjectPage = Callable[[asyncpg.Connection, Sequence[RecordedEvent]], Awaitable[None]]
+"""The same for events that are committed together, in log order: for rows that many events of a page change."""
+
+Wants = Callable[[RecordedEvent], bool]
+"""Whether an event leads to anything; those that do not are remembered without a reaction."""
 
 _PASSING: tuple[type[Exception], ...] = (
     Unavailable,
@@ -61,49 +73,89 @@ def is_passing(error: BaseException) -> bool:
     return isinstance(error, _PASSING) and not isinstance(error, ValueError)  # asyncpg.DataError is an InterfaceError
 
 
+class Subscription(msgspec.Struct, frozen=True, kw_only=True):
+    """What a durable is for. `react` runs before the transaction, `project` inside it; either may be absent."""
+
+    durable: Durable
+    react: React | None = None
+    wants: Wants | None = None
+    """Which events `react` is called with; None: with all."""
+    project: Project | None = None
+    project_page: ProjectPage | None = None
+    """Does the same as `project` with each event of a page; called instead for events that are committed together."""
+
+
 class EventHandling:
-    """Handles a durable's events strictly in the order given. `handled(position)` follows each commit."""
+    """Handles a durable's events in the order given. `handled(position)` follows each commit."""
 
     CHUNK = 100
+    STORIES_AT_ONCE = 16
 
     def __init__(
         self,
-        durable: Durable,
+        subscription: Subscription,
         inbox: Inbox,
         *,
-        react: React | None,
-        project: Project | None,
         retries: Retries,
         handled: Callable[[int], None],
         keep_alive: Callable[[], Awaitable[None]],
         stop: asyncio.Event,
     ) -> None:
-        self._durable = durable
+        self._subscription = subscription
+        self._durable = subscription.durable
         self._inbox = inbox
-        self._react = react
-        self._project = project
         self._retries = retries
         self._handled = handled
         self._keep_alive = keep_alive
         self._stop = stop
-        self._labels = {names.DURABLE: durable.name}
+        self._reacted: set[UUID] = set()
+        """Events of the chunk in hand whose reaction is done and need not be repeated, whatever fails after it."""
+        self._labels = {names.DURABLE: self._durable.name}
 
     async def handle(self, events: Sequence[RecordedEvent]) -> None:
         """Handles the events, or raises Stopping; an outage of our own connection ends the turn."""
-        size = 1 if self._react else self.CHUNK
-        for start in range(0, len(events), size):
-            chunk = events[start : start + size]
+        for start in range(0, len(events), self.CHUNK):
+            chunk = events[start : start + self.CHUNK]
+            self._reacted.clear()
+            if self._stop.is_set() and self._subscription.react is not None:
+                raise Stopping
             if len(chunk) == 1 or not await self._handled_together(chunk):
                 for event in chunk:
                     await self._handle_one(event)
 
     async def _handled_together(self, events: Sequence[RecordedEvent]) -> bool:
         try:
+            await self._react_to(events)
             await self._commit(events)
         except Exception as error:  # noqa: BLE001 - one by one, the event that failed shows itself
             log.info("consumer.chunk.split", durable=self._durable.name, size=len(events), error=repr(error))
             return False
         return True
+
+    async def _react_to(self, events: Sequence[RecordedEvent]) -> None:
+        """Reacts to what is wanted, story by story; raises a story's first error when all the others are done."""
+        stories: dict[UUID, list[RecordedEvent]] = {}
+        for event in events:
+            if self._is_wanted(event):
+                stories.setdefault(event.correlation_id, []).append(event)
+        errors: list[Exception] = []
+        waiting = iter(stories.values())
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(min(self.STORIES_AT_ONCE, len(stories))):
+                tasks.create_task(self._react_to_stories(waiting, errors))
+        if errors:
+            raise errors[0]
+
+    async def _react_to_stories(self, waiting: Iterator[list[RecordedEvent]], errors: list[Exception]) -> None:
+        for story in waiting:
+            try:
+                for event in story:
+                    with self._about(event):
+                        await self._react_once(event)
+            except Exception as error:  # noqa: BLE001 - the chunk is handled one by one, and the event shows itself
+                errors.append(error)
+            if errors:
+                return
 
     async def _handle_one(self, event: RecordedEvent) -> None:
         failures = 0
@@ -136,6 +188,23 @@ class EventHandling:
         metrics.retries.add(1, self._labels)
 
     async def _attempt(self, event: RecordedEvent) -> None:
+        with self._about(event):
+            if self._is_wanted(event):
+                await self._react_once(event)
+            await self._commit([event])
+
+    def _is_wanted(self, event: RecordedEvent) -> bool:
+        wants = self._subscription.wants
+        return self._subscription.react is not None and (wants is None or wants(event))
+
+    async def _react_once(self, event: RecordedEvent) -> None:
+        if self._subscription.react is not None and event.event_id not in self._reacted:
+            await self._subscription.react(event)
+            self._reacted.add(event.event_id)
+
+    @contextmanager
+    def _about(self, event: RecordedEvent) -> Generator[None]:
+        """Log lines and spans inside are about this event."""
         keys = self._keys(event)
         with (
             structlog.contextvars.bound_contextvars(**keys),
@@ -146,21 +215,26 @@ class EventHandling:
                 attributes=keys,
             ),
         ):
-            if self._react is not None:
-                await self._react(event)
-            await self._commit([event])
+            yield
 
     async def _commit(self, events: Sequence[RecordedEvent]) -> None:
         connection = self._inbox.connection
         async with connection.transaction():
-            new = await self._inbox.claim(events)
-            for event in events:
-                if self._project is not None and event.event_id in new:
-                    await self._project(connection, event)
+            claimed = await self._inbox.claim(events)
+            new = [event for event in events if event.event_id in claimed]
+            await self._project(connection, new)
         metrics.events_handled.add(len(new), self._labels)
         metrics.redeliveries.add(len(events) - len(new), self._labels)
         self._handled(events[-1].global_position)
         log.debug("consumer.events.handled", durable=self._durable.name, size=len(new))
+
+    async def _project(self, connection: asyncpg.Connection, events: Sequence[RecordedEvent]) -> None:
+        project, project_page = self._subscription.project, self._subscription.project_page
+        if project_page is not None and events:
+            await project_page(connection, events)
+        elif project is not None:
+            for event in events:
+                await project(connection, event)
 
     async def _park(self, event: RecordedEvent, error: Exception) -> None:
         await self._inbox.park(event, error)

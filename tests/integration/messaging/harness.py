@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import msgspec
@@ -16,7 +16,7 @@ from shared.contracts.subjects import BILLING_LEDGER, BILLING_METERING, EVENTS_S
 from shared.eventstore.postgres import PostgresEventStore
 from shared.messaging.connection import Bus
 from shared.messaging.consumer import Consumer, Pace, Subscription
-from shared.messaging.handling import Project, React, Retries
+from shared.messaging.handling import Project, React, Retries, Wants
 from shared.messaging.pull import StandingPull
 from tests.support.bus import connected_bus, stream_api
 from tests.support.log import LogDatabase, StoreFor, a_fact, an_account_event, an_append
@@ -69,6 +69,7 @@ class Bench:
         *,
         durable: Durable = LEDGER,
         react: React | None = None,
+        wants: Wants | None = None,
         project: Project | None = project,
         pace: Pace = QUICK,
         connect: Callable[[], Awaitable[asyncpg.Connection]] | None = None,
@@ -77,7 +78,7 @@ class Bench:
         stop = asyncio.Event()
         async with connected_bus(self.server, SERVICE) as bus:
             consumer = Consumer(
-                Subscription(durable=durable, react=react, project=project),
+                Subscription(durable=durable, react=react, wants=wants, project=project),
                 store=await self.store_for(SERVICE),
                 pull=partial(StandingPull, bus.client),
                 pool=self.pool,
@@ -91,19 +92,21 @@ class Bench:
                 stop.set()
                 await asyncio.wait_for(running, 20)
 
-    async def open_accounts(self, count: int = 1) -> list[int]:
-        """Events of one category, each on a stream of its own; their positions."""
+    async def open_accounts(self, count: int = 1, story: UUID | None = None) -> list[int]:
+        """Events of one category, each on a stream of its own and in a story of its own; their positions."""
         store = await self.store_for("billing")
-        appends = [an_append(f"account-{uuid4()}", an_account_event()) for _ in range(count)]
+        appends = [an_append(f"account-{uuid4()}", an_account_event(), correlation_id=story) for _ in range(count)]
         done = await asyncio.gather(*(store.append(append) for append in appends))
         return sorted(one.last_position for one in done)
 
-    async def record_facts(self, count: int = 1, stream: str | None = None) -> list[int]:
+    async def record_facts(self, count: int = 1, stream: str | None = None, story: UUID | None = None) -> list[int]:
         """Events of the category `job`."""
         store = await self.store_for("scheduler")
         name = stream or f"job-{uuid4()}"
         return [
-            (await store.append(an_append(name, a_fact(), expected_version=version))).last_position
+            (
+                await store.append(an_append(name, a_fact(), expected_version=version, correlation_id=story))
+            ).last_position
             for version in range(count)
         ]
 

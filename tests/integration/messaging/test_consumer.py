@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -109,7 +110,7 @@ async def test_crash_between_projection_and_commit_leaves_no_row_behind(bench: B
 
 @pytest.mark.usefixtures("bus_relay")
 @pytest.mark.parametrize("durable", [LEDGER, METERING], ids=["one category", "two categories"])
-async def test_order_is_kept_while_an_event_is_retried(bench: Bench, durable: Durable) -> None:
+async def test_order_of_a_story_is_kept_while_an_event_is_retried(bench: Bench, durable: Durable) -> None:
     order: list[int] = []
     away = {"left": 6}
 
@@ -121,10 +122,47 @@ async def test_order_is_kept_while_an_event_is_retried(bench: Bench, durable: Du
 
     async with bench.consuming(durable=durable, react=react) as consumer:
         make = bench.open_accounts if durable is LEDGER else bench.record_facts
-        positions = await make(8)
+        positions = await make(8, story=uuid4())
         assert await consumer.wait_for(positions[-1], 20)
     assert order == positions
     assert away["left"] == 0
+
+
+async def test_stories_are_reacted_to_beside_each_other_and_each_in_its_order(bench: Bench) -> None:
+    """Two stories wait for each other in the middle: one after the other they would never end."""
+    stories = [uuid4(), uuid4()]
+    order: dict[UUID, list[int]] = {story: [] for story in stories}
+    met = asyncio.Barrier(2)
+    for _ in range(3):
+        for story in stories:
+            await bench.open_accounts(1, story=story)
+    unwanted = await bench.open_accounts(1)
+
+    async def react(event: RecordedEvent) -> None:
+        async with asyncio.timeout(10):
+            await met.wait()
+        order[event.correlation_id].append(event.global_position)
+
+    async with bench.consuming(react=react, wants=lambda event: event.correlation_id in stories) as consumer:
+        assert await consumer.wait_for(unwanted[-1], 20)
+    assert list(order.values()) == [[1, 3, 5], [2, 4, 6]]
+    assert await bench.handled() == dict.fromkeys(range(1, 8), 1)
+
+
+async def test_event_that_fails_repeats_no_reaction_of_the_others_in_its_chunk(bench: Bench) -> None:
+    positions = await bench.open_accounts(5)
+    calls: list[int] = []
+
+    async def react(event: RecordedEvent) -> None:
+        calls.append(event.global_position)
+        if event.global_position == positions[2]:
+            raise ValueError("this one cannot be handled")
+
+    async with bench.consuming(react=react) as consumer:
+        assert await consumer.wait_for(positions[-1], 20)
+    assert sorted(set(calls)) == positions
+    assert [position for position in calls if position != positions[2]] == [p for p in positions if p != positions[2]]
+    assert [row["position"] for row in await bench.pool.fetch("SELECT position FROM parked")] == [positions[2]]
 
 
 @pytest.mark.usefixtures("bus_relay")
