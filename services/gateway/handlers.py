@@ -72,7 +72,7 @@ class JobCommands:
         check_provider(provider, self._providers)
         check_source(body)
         priority_number(body.priority)
-        digest = request_digest(body, provider)
+        digest = b"" if key is None else request_digest(body, provider)
         if key is not None and (known := await self._accepted_before(key, digest, principal)) is not None:
             return known
         command = submit_command(
@@ -83,7 +83,7 @@ class JobCommands:
             claim = await self._keys.claim(principal.user_id, key, digest, job_id=command.job_id, now=self._clock())
             command, hit = msgspec.structs.replace(command, job_id=claim.job_id), claim.hit
         reply = await self._send_submit(command, principal)
-        return await self._answer(command.job_id, reply.position, hit=hit)
+        return await self._answer(command.job_id, reply, hit=hit)
 
     async def cancel(self, job_id: UUID, principal: Principal) -> Status:
         """Asks for the job's end; it may still be ending when this returns."""
@@ -115,9 +115,13 @@ class JobCommands:
         # The same job is the same command: requests that race under one key are one submit.
         return await self._send(command, command.job_id, principal, command_id=derived_id(command.job_id, "submit"))
 
-    async def _answer(self, job_id: UUID, position: int, *, hit: bool) -> SubmitJobResponse:
-        view = await self._reads.view_after(job_id, position)
-        return SubmitJobResponse(job_id=str(job_id), status=status_of(view), idempotent_hit=hit)
+    async def _answer(self, job_id: UUID, reply: CommandReply, *, hit: bool) -> SubmitJobResponse:
+        """A job that is new is as the scheduler says; one that was there may have come further since."""
+        if hit or reply.position == 0:
+            view = await self._reads.view_after(job_id, reply.position)
+            return SubmitJobResponse(job_id=str(job_id), status=status_of(view), idempotent_hit=hit)
+        self._reads.own_writes.add(job_id, reply.position)
+        return SubmitJobResponse(job_id=str(job_id), status=reply.data["status"], idempotent_hit=False)
 
     async def _send(
         self, command: Command, job_id: UUID, principal: Principal, *, command_id: UUID | None = None

@@ -1,5 +1,6 @@
 """Answers about jobs: the view, the log, and the owners who keep what no view holds. Nothing here changes anything."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -7,7 +8,8 @@ from uuid import UUID
 
 import msgspec
 
-from services.gateway.domain.job_body import JobBody, Status, job_body
+from services.gateway.bodies import JobBodies
+from services.gateway.domain.job_body import JobBody, Status
 from services.gateway.domain.views import JobView, fold_job
 from services.gateway.projections.jobs import JobFilter, JobsView
 from shared.clock import Clock
@@ -23,7 +25,8 @@ from shared.problems import Rejected
 from shared.service import Runtime
 
 OWN_WRITES_S = 1.0
-"""How long an answer waits for the view to pass the caller's own write; after that it is folded from the log."""
+"""How long a list waits for the view to pass what was written through this gateway; one job is folded from the log."""
+KEPT_WRITES = 10_000
 
 
 class Reports(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +35,33 @@ class Reports(msgspec.Struct, frozen=True, kw_only=True):
     lines: list[dict[str, Any]]
     cursors: list[int]
     cursor: int
+
+
+class OwnWrites:
+    """Up to where this gateway has written, in all and for each of the jobs it wrote to last.
+
+    An answer to a write need not wait for the view: whoever reads afterwards does, if the view is still behind.
+    """
+
+    def __init__(self) -> None:
+        self._of_job: OrderedDict[UUID, int] = OrderedDict()
+        self._forgotten = 0
+        self.position = 0
+
+    def add(self, job_id: UUID, position: int) -> None:
+        """Remembers a write that was answered; position 0 changed nothing."""
+        if position <= self._of_job.get(job_id, 0):
+            return
+        self._of_job[job_id] = position
+        self._of_job.move_to_end(job_id)
+        self.position = max(self.position, position)
+        if len(self._of_job) > KEPT_WRITES:
+            self._forgotten = max(self._forgotten, self._of_job.popitem(last=False)[1])
+
+    def of_job(self, job_id: UUID, seen: int) -> int:
+        """The position that a view of the job must have passed, given that all the jobs are seen up to `seen`."""
+        # A write that was forgotten and not seen yet may have been this job's.
+        return self._of_job.get(job_id, 0) or (self._forgotten if self._forgotten > seen else 0)
 
 
 class Moment(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,25 +81,33 @@ class JobReads:
         self._sender: CommandSender = runtime.sender
         self._clock: Clock = runtime.clock
         self.jobs = jobs
+        self.own_writes = OwnWrites()
+        self._bodies = JobBodies(jobs, runtime.clock, self._seen)
 
     def now(self) -> datetime:
         """The present moment of this service's clock."""
         return self._clock()
 
     async def view(self, job_id: UUID, *, with_deleted: bool = False) -> JobView:
-        """The job; folded from the log when the view has not got there. Raises `job_not_found`."""
+        """The job with every answered write in it; folded from the log when the view has not got there.
+
+        Raises `job_not_found`.
+        """
+        wanted = self.own_writes.of_job(job_id, self._seen() or 0)
         view = await self.jobs.one(job_id)
-        if view is None or not view.exists:
+        if view is None or not view.exists or view.position < wanted:
             view = fold_job(job_id, await self._store.read_correlated(job_id))
         return self._found(view, with_deleted=with_deleted)
 
     async def view_after(self, job_id: UUID, position: int) -> JobView:
         """The job with everything up to `position` in it: a caller reads what it just wrote."""
-        if await self.wait_for(position, OWN_WRITES_S):
-            view = await self.jobs.one(job_id)
-            if view is not None and view.exists and view.position >= position:
-                return view
-        return self._found(fold_job(job_id, await self._store.read_correlated(job_id)), with_deleted=True)
+        self.own_writes.add(job_id, position)
+        return await self.view(job_id, with_deleted=True)
+
+    def _seen(self) -> int | None:
+        """How far the view is folded, if this replica folds it."""
+        consumer = self._runtime.consumers.get(GATEWAY_JOBS_VIEW.name)
+        return consumer.position if consumer is not None and consumer.is_active else None
 
     async def wait_for(self, position: int, timeout_s: float) -> bool:
         """Whether the view passed `position` within the time."""
@@ -97,22 +135,16 @@ class JobReads:
 
     async def body(self, view: JobView) -> JobBody:
         """The job as clients see it now."""
-        return (await self.bodies([view]))[0]
-
-    async def bodies(self, views: Sequence[JobView]) -> list[JobBody]:
-        """The jobs as clients see them now, with the places of those that wait."""
-        waiting = [view.job_id for view in views if view.job.phase in {"unknown", "submitted", "queued"}]
-        places = await self.jobs.places(waiting) if waiting else {}
-        now = self._clock()
-        return [job_body(view, now=now, queue_position=places.get(view.job_id)) for view in views]
+        return (await self._bodies.of([view]))[0]
 
     async def page(
         self, *, status: Status | None, provider: str | None, local: bool | None, limit: int, offset: int
-    ) -> tuple[list[JobBody], int]:
-        """One page of the listed jobs, and how many there are in all."""
+    ) -> tuple[list[bytes], int]:
+        """One page of the listed jobs as JSON, and how many there are in all."""
+        await self.wait_for(self.own_writes.position, OWN_WRITES_S)
         wanted = JobFilter(status=status, provider=provider, local=local)
-        views = await self.jobs.page(wanted, limit=limit, offset=offset)
-        return await self.bodies(views), await self.jobs.total(wanted)
+        page = await self.jobs.page(wanted, limit=limit, offset=offset)
+        return await self._bodies.encoded(page), await self.jobs.total(wanted)
 
     async def reports(
         self, job_id: UUID, *, after: int = 0, types: Sequence[str] = (), limit: int = 1000, tail: bool = False

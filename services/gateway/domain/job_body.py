@@ -42,6 +42,7 @@ class JobBody(msgspec.Struct, frozen=True, kw_only=True):
     is_active: bool
     duration_seconds: float | None
     queue_position: int | None
+    """Last: `bodies.py` puts it behind what it keeps encoded."""
 
 
 def status_of(view: JobView) -> Status:
@@ -91,6 +92,13 @@ def job_body(view: JobView, *, now: datetime, queue_position: int | None) -> Job
     )
 
 
+def is_at_rest(view: JobView) -> bool:
+    """Whether the body stays the same, but for its place in the queue, until something happens to the job."""
+    is_running = view.job.started_at is not None and view.job.ended_at is None
+    is_costing = any(run.started_at is not None and run.billed_seconds is None for run in view.attempts.values())
+    return not is_running and not is_costing
+
+
 def iso(moment: datetime | None) -> str | None:
     """ISO 8601 with microseconds and `+00:00`."""
     return None if moment is None else moment.astimezone(UTC).isoformat(timespec="microseconds")
@@ -134,7 +142,7 @@ def _metadata(view: JobView) -> dict[str, Any]:
         "dispatch_reason": facts.dispatch_reason,
         "attempt": facts.attempt_number,
         "max_attempts": facts.max_attempts,
-        "attempts": [attempt_body(attempt) for attempt in _in_order(view)],
+        "attempts": [attempt_body(attempt) for attempt in view.runs],
         "checkpoint_step": facts.checkpoint_step,
         "steps": facts.steps,
         "final_loss": facts.final_loss,
@@ -167,7 +175,3 @@ def attempt_body(attempt: AttemptView) -> dict[str, Any]:
         "checkpoint_step": attempt.checkpoint_step,
         "failure": msgspec.to_builtins(attempt.failure),
     }
-
-
-def _in_order(view: JobView) -> list[AttemptView]:
-    return sorted(view.attempts.values(), key=lambda attempt: (attempt.number, attempt.attempt_id))

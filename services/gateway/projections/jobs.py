@@ -1,18 +1,21 @@
-"""`jobs_view` and `attempts`: one row per job and per attempt, folded by domain/views.py alone, and their queries."""
+"""`jobs_view`, `attempts`, `job_sums`: folded by domain/views.py alone, a page of events at a time; their queries."""
 
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 import msgspec
-from asyncpg.pool import PoolConnectionProxy
 
 from services.gateway.domain.job_body import Status, status_of
 from services.gateway.domain.view_attempt import AttemptView
 from services.gateway.domain.views import JobView, evolve_job_view
+from services.gateway.projections.job_sums import JobSum, SumKey, add_change
 from shared.contracts import catalogue
 from shared.contracts.envelope import RecordedEvent
+from shared.eventstore.group_commit import Connection
 from shared.eventstore.outages import unavailable_on_outage
 from shared.sql import load_queries
 
@@ -32,18 +35,57 @@ class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
     local: bool | None = None
 
 
-async def project_jobs(connection: asyncpg.Connection | PoolConnectionProxy, recorded: RecordedEvent) -> None:
-    """Folds one event into the row of the job it is correlated with; an event that says nothing new writes nothing."""
-    event = catalogue.decode(recorded)
-    stored = await connection.fetchval(QUERIES.view_for_update, recorded.correlation_id)
-    before = _view_decoder.decode(stored) if stored else JobView(job_id=recorded.correlation_id)
-    view = evolve_job_view(before, recorded, event)
-    if view is before:
+class Listed(msgspec.Struct, frozen=True):
+    """A job of a list, and the position of the newest event in its view."""
+
+    job_id: UUID
+    position: int
+
+
+async def project_jobs(connection: Connection, recorded: RecordedEvent) -> None:
+    """Folds one event into the row of the job it is correlated with."""
+    await project_page(connection, [recorded])
+
+
+async def project_page(connection: Connection, page: Sequence[RecordedEvent]) -> None:
+    """Folds events, in log order, into their jobs' rows: each row is read once and, if it changed, written once."""
+    ids = list(dict.fromkeys(recorded.correlation_id for recorded in page))
+    stored = [_view_decoder.decode(row["view"]) for row in await connection.fetch(QUERIES.views_for_update, ids)]
+    before = {job_id: JobView(job_id=job_id) for job_id in ids} | {view.job_id: view for view in stored}
+    views = dict(before)
+    attempts: set[tuple[UUID, str]] = set()
+    for recorded in page:
+        known = views[recorded.correlation_id]
+        view = views[recorded.correlation_id] = evolve_job_view(known, recorded, catalogue.decode(recorded))
+        if view is not known and recorded.category == "attempt":
+            attempts.add((view.job_id, recorded.stream.partition("-")[2]))
+    changed = [view for job_id, view in views.items() if view is not before[job_id]]
+    if not changed:
         return
-    await connection.execute(QUERIES.put_view, *_view_row(view))
-    if recorded.category == "attempt":
-        attempt = view.attempts[recorded.stream.partition("-")[2]]
-        await connection.execute(QUERIES.put_attempt, *_attempt_row(attempt))
+    await connection.execute(QUERIES.put_views, *_columns(map(_view_row, changed)))
+    if attempts:
+        runs = [views[job_id].attempts[attempt_id] for job_id, attempt_id in sorted(attempts)]
+        await connection.execute(QUERIES.put_attempts, *_columns(map(_attempt_row, runs)))
+    await _move_sums(connection, before, changed)
+
+
+async def _move_sums(connection: Connection, before: Mapping[UUID, JobView], changed: Iterable[JobView]) -> None:
+    sums: dict[SumKey, JobSum] = {}
+    for view in changed:
+        add_change(sums, before[view.job_id], view)
+    moved = [key for key, change in sums.items() if change != JobSum()]
+    if not moved:
+        return
+    rows = [(*msgspec.structs.astuple(key), *msgspec.structs.astuple(sums[key])) for key in moved]
+    await connection.execute(QUERIES.add_to_sums, *_columns(rows))
+    # A refold cuts its pages elsewhere and never sees some sums that come and go: so none stays when nothing is in it.
+    if emptied := [msgspec.structs.astuple(key) for key in moved if sums[key].jobs < 0]:
+        await connection.execute(QUERIES.drop_empty_sums, *_columns(emptied))
+
+
+def _columns(rows: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """One array for each parameter of a query that unnests them."""
+    return list(zip(*rows, strict=True))
 
 
 def _view_row(view: JobView) -> tuple[Any, ...]:
@@ -84,24 +126,38 @@ class JobsView:
         stored = await self._value(QUERIES.view_of, job_id)
         return _view_decoder.decode(stored) if stored else None
 
-    async def page(self, wanted: JobFilter, *, limit: int, offset: int) -> list[JobView]:
+    async def some(self, job_ids: Sequence[UUID]) -> list[JobView]:
+        """Those of these jobs that the projection knows, in no order."""
+        return [_view_decoder.decode(row["view"]) for row in await self._rows(QUERIES.views_of, job_ids)]
+
+    async def page(self, wanted: JobFilter, *, limit: int, offset: int) -> list[Listed]:
         """Listed jobs, newest first."""
-        filters = (wanted.status, wanted.provider, wanted.local)
-        rows = await self._rows(QUERIES.list_views, *filters, limit, offset)
-        return [_view_decoder.decode(row["view"]) for row in rows]
+        match wanted:
+            case JobFilter(status=None, provider=None, local=None):
+                rows = await self._rows(QUERIES.list_all, limit, offset)
+            case JobFilter(status=None):
+                rows = await self._rows(QUERIES.list_of_provider, limit, offset, wanted.provider, wanted.local)
+            case JobFilter():
+                filters = (wanted.status, wanted.provider, wanted.local)
+                rows = await self._rows(QUERIES.list_of_status, limit, offset, *filters)
+        return [Listed(UUID(int=row["job_id"].int), row["position"]) for row in rows]
 
     async def total(self, wanted: JobFilter) -> int:
         """How many jobs all pages together hold."""
         return await self._value(QUERIES.count_views, wanted.status, wanted.provider, wanted.local)
 
+    async def sums(self, since: date) -> dict[SumKey, JobSum]:
+        """The sums over jobs submitted on a day or later."""
+        rows = [tuple(row) for row in await self._rows(QUERIES.read_sums, since)]
+        return {SumKey(*row[:4]): JobSum(*row[4:]) for row in rows}
+
     async def active(self) -> int:
         """How many jobs have not ended."""
         return await self._value(QUERIES.count_active)
 
-    async def places(self, job_ids: list[UUID]) -> dict[UUID, int]:
-        """Where waiting jobs stand, counted from 1; others are absent."""
-        rows = await self._rows(QUERIES.waiting_order, job_ids)
-        return {UUID(int=row["job_id"].int): row["place"] for row in rows}
+    async def waiting(self) -> bytes:
+        """The ids of the waiting jobs in their order, 16 bytes each."""
+        return await self._value(QUERIES.waiting_order)
 
     async def attempts_of(self, job_id: UUID) -> list[AttemptView]:
         """Every attempt of one job that the projection knows."""

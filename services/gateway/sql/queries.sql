@@ -1,57 +1,101 @@
--- name: view_for_update
--- The stored view of one job, locked until the projection has written the next one.
-SELECT view FROM jobs_view WHERE job_id = $1 FOR UPDATE;
+-- name: views_for_update
+-- The stored views of some jobs, locked until the projection has written the next ones.
+SELECT view FROM jobs_view WHERE job_id = ANY($1::uuid[]) ORDER BY job_id FOR UPDATE;
 
--- name: put_view
--- Stores the view that one more event led to.
+-- name: put_views
+-- Stores the views that a page of events led to.
 INSERT INTO jobs_view (job_id, user_id, provider, status, phase, priority, created_at, queued_at, visible, position, view)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+SELECT job_id, user_id, provider, status, phase, priority, created_at, queued_at, visible, position, view::json
+FROM unnest(
+    $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int[], $7::timestamptz[], $8::timestamptz[],
+    $9::boolean[], $10::bigint[], $11::text[]
+) AS r (job_id, user_id, provider, status, phase, priority, created_at, queued_at, visible, position, view)
 ON CONFLICT (job_id) DO UPDATE SET
     user_id = excluded.user_id, provider = excluded.provider, status = excluded.status, phase = excluded.phase,
     priority = excluded.priority, created_at = excluded.created_at, queued_at = excluded.queued_at,
     visible = excluded.visible, position = excluded.position, view = excluded.view;
 
--- name: put_attempt
--- Stores the attempt that one more event led to.
+-- name: put_attempts
+-- Stores the attempts that a page of events led to.
 INSERT INTO attempts (attempt_id, job_id, token_sha256, state, view)
-VALUES ($1, $2, $3, $4, $5)
+SELECT attempt_id, job_id, token_sha256, state, view::json
+FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[]) AS r (attempt_id, job_id, token_sha256, state, view)
 ON CONFLICT (attempt_id) DO UPDATE SET
     job_id = excluded.job_id, token_sha256 = excluded.token_sha256, state = excluded.state, view = excluded.view;
+
+-- name: add_to_sums
+-- Moves jobs from one sum to another: what they were is taken away, what they are is added.
+INSERT INTO job_sums AS s (day, provider, status, visible, jobs, cost_micro_usd, timed_jobs, duration_ms)
+SELECT * FROM unnest(
+    $1::date[], $2::text[], $3::text[], $4::boolean[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[]
+)
+ON CONFLICT (day, provider, status, visible) DO UPDATE SET
+    jobs = s.jobs + excluded.jobs, cost_micro_usd = s.cost_micro_usd + excluded.cost_micro_usd,
+    timed_jobs = s.timed_jobs + excluded.timed_jobs, duration_ms = s.duration_ms + excluded.duration_ms;
+
+-- name: drop_empty_sums
+-- Removes those of these sums that nothing is left in.
+DELETE FROM job_sums s
+USING unnest($1::date[], $2::text[], $3::text[], $4::boolean[]) AS k (day, provider, status, visible)
+WHERE (s.day, s.provider, s.status, s.visible) = (k.day, k.provider, k.status, k.visible) AND s.jobs = 0;
+
+-- name: read_sums
+-- The sums of jobs submitted on a day or later.
+SELECT day, provider, status, visible, jobs, cost_micro_usd, timed_jobs, duration_ms
+FROM job_sums WHERE day >= $1
+ORDER BY day, provider, status, visible;
 
 -- name: view_of
 -- One job's view.
 SELECT view FROM jobs_view WHERE job_id = $1;
 
--- name: list_views
--- One page of the listed jobs, newest first; a NULL filter lets everything through.
-SELECT view FROM jobs_view
+-- name: views_of
+-- The views of some jobs.
+SELECT view FROM jobs_view WHERE job_id = ANY($1::uuid[]);
+
+-- name: list_all
+-- One page of the listed jobs, newest first, and how far each is folded.
+SELECT job_id, position FROM jobs_view
 WHERE visible
-  AND ($1::text IS NULL OR status = $1)
-  AND ($2::text IS NULL OR provider = $2)
-  AND ($3::boolean IS NULL OR (provider = 'local') = $3)
 ORDER BY created_at DESC, job_id DESC
-LIMIT $4 OFFSET $5;
+LIMIT $1 OFFSET $2;
+
+-- name: list_of_status
+-- The same of one status; a NULL filter lets everything through.
+SELECT job_id, position FROM jobs_view
+WHERE visible AND status = $3
+  AND ($4::text IS NULL OR provider = $4)
+  AND ($5::boolean IS NULL OR (provider = 'local') = $5)
+ORDER BY created_at DESC, job_id DESC
+LIMIT $1 OFFSET $2;
+
+-- name: list_of_provider
+-- The same of any status.
+SELECT job_id, position FROM jobs_view
+WHERE visible
+  AND ($3::text IS NULL OR provider = $3)
+  AND ($4::boolean IS NULL OR (provider = 'local') = $4)
+ORDER BY created_at DESC, job_id DESC
+LIMIT $1 OFFSET $2;
 
 -- name: count_views
 -- How many jobs the same filters let through, whatever the page.
-SELECT count(*) FROM jobs_view
+SELECT coalesce(sum(jobs), 0)::bigint FROM job_sums
 WHERE visible
   AND ($1::text IS NULL OR status = $1)
   AND ($2::text IS NULL OR provider = $2)
   AND ($3::boolean IS NULL OR (provider = 'local') = $3);
 
 -- name: waiting_order
--- Where the given waiting jobs stand: queued ones by priority, time and position, then those not queued yet.
-SELECT job_id, place FROM (
-    SELECT job_id, row_number() OVER (ORDER BY priority DESC, queued_at NULLS LAST, position, job_id) AS place
-    FROM jobs_view
-    WHERE visible AND phase IN ('unknown', 'submitted', 'queued')
-) AS waiting
-WHERE job_id = ANY($1::uuid[]);
+-- The ids of the waiting jobs, 16 bytes each, as they stand: queued ones by priority and time, then the others.
+SELECT coalesce(string_agg(uuid_send(job_id), ''::bytea ORDER BY priority DESC, queued_at, job_id), ''::bytea)
+FROM jobs_view
+WHERE visible AND phase IN ('unknown', 'submitted', 'queued');
 
 -- name: count_active
 -- Jobs that have not ended.
-SELECT count(*) FROM jobs_view WHERE visible AND status IN ('pending', 'uploading', 'queued', 'running');
+SELECT coalesce(sum(jobs), 0)::bigint FROM job_sums
+WHERE visible AND status IN ('pending', 'uploading', 'queued', 'running');
 
 -- name: attempts_of_job
 -- Every attempt of one job.
