@@ -29,6 +29,7 @@ SHAPES = st.builds(
     failing=st.sampled_from([0.0, 0.3, 0.7]),
     cancelled=st.sampled_from([0.0, 0.2, 0.6]),
     median_hold_s=st.sampled_from([1.0, 60.0, 1800.0]),
+    round_s=st.sampled_from([0.008, 20.0, 300.0]),
     has_basis=st.booleans(),
     has_accounts=st.just(value=False),
 )

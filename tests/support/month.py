@@ -80,6 +80,8 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     failing: float = 0.06
     cancelled: float = 0.05
     median_hold_s: float = 1800.0
+    round_s: float = 0.008
+    """The longest that a round takes between what it sees and what it writes."""
     has_basis: bool = True
     has_accounts: bool = True
 
@@ -247,8 +249,9 @@ class Month:
         )
         waits = queue_policy.unexplained(admission, told)
         states = {job_id: self._jobs[job_id] for job_id in self.rows}
-        done = now + self._random.uniform(0.2, 8) * _MS
-        self._at(done, lambda at: self._commit(admission, waits, basis, states, at))
+        self._at(
+            self._soon(now, 0.0002, self._shape.round_s), lambda at: self._commit(admission, waits, basis, states, at)
+        )
 
     def _commit(
         self,

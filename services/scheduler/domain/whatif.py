@@ -1,14 +1,13 @@
 """What-if as a whole: feed it the log, let it run, ask what came of it. Pure; the service reads and asks for prices."""
 
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from uuid import UUID
 
 import msgspec
 
 from services.scheduler.domain.queue_policy import Limits
 from services.scheduler.domain.whatif_policy import rules_of
-from services.scheduler.domain.whatif_replay import Known, Replay
+from services.scheduler.domain.whatif_replay import LONG_AGO, Known, Replay
 from services.scheduler.domain.whatif_run import Course
 from services.scheduler.domain.whatif_story import AttemptEnd, Histories, Mark, Stories, Story
 from services.scheduler.domain.whatif_tally import outcome_word, tally, usages, wait_s
@@ -17,7 +16,6 @@ from shared.contracts.job import Event
 from shared.contracts.whatif import JobTold, SimulatePolicy, Usage, WhatIfReport
 
 ATTEMPT_ENDS = (AttemptSucceeded, AttemptFailed, AttemptCancelled, AttemptLost)
-LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class WhatIf:

@@ -7,7 +7,7 @@ decided on whatever stood before it, or on the shortest part of that which gives
 """
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import msgspec
@@ -40,6 +40,7 @@ from shared.contracts.whatif import Decisions, Difference
 
 RoundEvent = JobDispatched | JobWaitExplained
 AfterFailure = JobQueued | JobFailed
+LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -107,6 +108,7 @@ class Replay:
         self._held_back: list[Known] = []
         self._round: list[Known] = []
         self._skipped: Known | None = None
+        self._seen_at = LONG_AGO
         self._failed: dict[UUID, tuple[JobAttemptFailed, int]] = {}
         self._counts = {"recorded": 0, "reproduced": 0, "dispatches": 0, "explanations": 0, "retries": 0, "old": 0}
 
@@ -215,19 +217,24 @@ class Replay:
 
     def _decided_without_basis(self, round_: Sequence[Known]) -> list[Decided]:
         """On everything that stood before, else on the shortest beginning of it that gives what is recorded."""
-        now = _moment(round_)
-        early = self._rows.copy()
+        recorded = [_recorded(known) for known in round_]
+        early, seen_at = self._rows.copy(), self._seen_at
         unseen, self._held_back = self._held_back, []
         for known in unseen:
             self._rows.apply(known)
-        decided = self._decide(self._rows, now, ())
-        recorded = [_recorded(known) for known in round_]
-        for number, known in enumerate(unseen):
+        self._seen_at = unseen[-1].mark.at if unseen else seen_at
+        decided: list[Decided] = []
+        for now in _moments(round_, round_[0].mark.at, self._seen_at):
+            decided = self._decide(self._rows, now, ())
             if self._is_same(recorded, decided):
-                break
-            earlier = self._decide(early, now, unseen[number:])
-            decided = earlier if self._is_same(recorded, earlier) else decided
+                return decided
+        for number, known in enumerate(unseen):
+            for now in _moments(round_, known.mark.at, seen_at):
+                earlier = self._decide(early, now, unseen[number:])
+                if self._is_same(recorded, earlier):
+                    return earlier
             early.apply(known)
+            seen_at = known.mark.at
         return decided
 
     def _catch_up(self, position: int) -> None:
@@ -236,6 +243,7 @@ class Replay:
             if known.mark.position > position:
                 break
             self._rows.apply(known)
+            self._seen_at = known.mark.at
             seen += 1
         del self._held_back[:seen]
 
@@ -286,10 +294,10 @@ def _same_round(before: Known, known: Known) -> bool:
     return is_next and _basis(known) == _basis(before) and known.mark.at == before.mark.at
 
 
-def _moment(round_: Sequence[Known]) -> datetime:
-    """When a round without a basis was decided, as far as it says so."""
-    times = [known.event.dispatched_at for known in round_ if isinstance(known.event, JobDispatched)]
-    return times[0] if times else round_[0].mark.at
+def _moments(round_: Sequence[Known], at_most: datetime, at_least: datetime) -> list[datetime]:
+    """When a round without a basis may have been decided: its dispatches say it, else it was between the two."""
+    said = [known.event.dispatched_at for known in round_ if isinstance(known.event, JobDispatched)]
+    return said[:1] or [at_most, at_least]
 
 
 def _recorded(known: Known) -> Decided:
