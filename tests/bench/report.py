@@ -49,10 +49,9 @@ def render(report: Report) -> str:
     """The machine and one table for each benchmark, as Markdown."""
     machine = report.machine
     packages = ", ".join(f"{name} {number}" for name, number in machine.packages.items())
-    where = (
-        f"{machine.cores} cores of {machine.cpu}, {machine.memory_gib:g} GiB, {machine.kernel}, {machine.filesystem}"
-    )
-    lines = [f"Machine: {where}; Python {machine.python}, PostgreSQL {machine.postgres}, {packages}.", ""]
+    hardware = f"{machine.cores} cores of {machine.cpu}, {machine.memory_gib:g} GiB, {machine.filesystem}"
+    software = f"{machine.kernel}, Python {machine.python}, PostgreSQL {machine.postgres}, {packages}"
+    lines = [f"Machine: {hardware}; {software}.", ""]
     for name, run in report.runs.items():
         lines += [f"### {name[0]}. {run.title}", "", *_table(run.results), "", _footnote(run), ""]
     return "\n".join(lines)

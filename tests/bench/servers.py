@@ -6,11 +6,13 @@ from uuid import uuid4
 
 import asyncpg
 
-from deploy.embedded.nats import EmbeddedNats
+from deploy.embedded.nats import EmbeddedNats, NatsUser
 from shared.eventstore.migrate import migrate
 from tests.bench.bench import Bench
 from tests.support.bus import bus_users
 from tests.support.log import PASSWORDS, LogDatabase
+
+BENCH_USER = "bench"
 
 
 @asynccontextmanager
@@ -28,8 +30,9 @@ async def fresh_log(bench: Bench) -> AsyncGenerator[LogDatabase]:
 
 @contextmanager
 def fresh_bus(bench: Bench) -> Generator[EmbeddedNats]:
-    """An empty NATS with every user and permission of the product."""
-    server = EmbeddedNats(bench.home / f"nats-{uuid4().hex[:8]}", bus_users()).start()
+    """An empty NATS with every user and permission of the product, and one for the bench that may do anything."""
+    users = [*bus_users(), NatsUser(BENCH_USER, BENCH_USER)]
+    server = EmbeddedNats(bench.home / f"nats-{uuid4().hex[:8]}", users).start()
     try:
         yield server
     finally:
