@@ -68,17 +68,26 @@ async def execute(
     *,
     meta: EventMetadata,
     correlation_id: UUID,
+    expects_new: bool = False,
 ) -> Decision[S]:
     """Loads, folds, decides, appends; decides again when the stream moved, at most MAX_DECISIONS times.
+
+    With `expects_new` nothing is loaded at first: a stream that exists after all is a conflict, and then it is loaded.
 
     Raises:
         Rejected: the rule said no, or `version_conflict` when the stream would not hold still.
     """
-    for _ in range(MAX_DECISIONS):
-        history = await store.read_stream(stream)
+    for attempt in range(MAX_DECISIONS):
+        is_guess = expects_new and attempt == 0
+        history = [] if is_guess else await store.read_stream(stream)
         state = fold(decider, history)
-        with tracing.span(names.decide(type(command))):
-            events = decider.decide(state, command)
+        try:
+            with tracing.span(names.decide(type(command))):
+                events = decider.decide(state, command)
+        except Rejected:
+            if is_guess:  # a stream that exists may have an answer
+                continue
+            raise
         if not events:
             return Decision(state=state, events=(), position=0)
         version = history[-1].stream_version if history else 0

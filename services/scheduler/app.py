@@ -2,11 +2,14 @@
 
 from services.scheduler.dispatcher import Dispatcher
 from services.scheduler.handlers import JobHandlers, JobProcess
+from services.scheduler.history import PastQueues, Simulator
 from services.scheduler.inbound.subscriptions import commands, subscriptions
 from services.scheduler.inbound.timers import DispatchLoop
 from services.scheduler.projections import queue
 from services.scheduler.settings import Settings
+from shared.contracts.job import ReadQueue
 from shared.contracts.subjects import SCHEDULER_QUEUE
+from shared.contracts.whatif import SimulatePolicy
 from shared.projection import Projection
 from shared.service import Runtime, ServiceParts
 
@@ -16,8 +19,14 @@ async def build(runtime: Runtime, settings: Settings) -> ServiceParts:
     dispatcher = Dispatcher(runtime.pool, runtime.store, runtime.clock, settings.limits)
     jobs = JobHandlers(runtime.store, runtime.clock, settings.providers)
     process = JobProcess(runtime.store, runtime.sender, runtime.clock)
+    queues = PastQueues(runtime.pool, dispatcher.read_queue)
+    simulator = Simulator(runtime.store, runtime.sender, settings.limits)
     return ServiceParts(
-        commands=commands(jobs, dispatcher),
+        commands={
+            **commands(jobs, dispatcher),
+            ReadQueue: queues.read_queue,
+            SimulatePolicy: simulator.simulate,
+        },
         subscriptions=subscriptions(process),
         projections=[
             Projection(name="queue", tables=("jobs",), durable=SCHEDULER_QUEUE, project=queue.project),

@@ -38,7 +38,7 @@ class JobHandlers:
     async def submit(self, command: SubmitJob, envelope: CommandEnvelope) -> CommandReply:
         """Records the job. Answers `{"job_id", "status"}`, the same for every repeat."""
         order = Submit(order=command, providers=self._providers, at=self._clock())
-        done = await self._execute(command.job_id, order, envelope)
+        done = await self._execute(command.job_id, order, envelope, expects_new=True)
         status = "uploading" if not isinstance(done.state, Absent) and done.state.order.has_datasets else "pending"
         return CommandReply(position=done.position, data={"job_id": str(command.job_id), "status": status})
 
@@ -52,9 +52,17 @@ class JobHandlers:
         done = await self._execute(command.job_id, Delete(at=self._clock()), envelope)
         return CommandReply(position=done.position)
 
-    async def _execute(self, job_id: UUID, command: JobCommand, envelope: CommandEnvelope) -> Decision[Job]:
+    async def _execute(
+        self, job_id: UUID, command: JobCommand, envelope: CommandEnvelope, *, expects_new: bool = False
+    ) -> Decision[Job]:
         return await execute(
-            self._store, JOB, job_stream(job_id), command, meta=metadata(envelope), correlation_id=job_id
+            self._store,
+            JOB,
+            job_stream(job_id),
+            command,
+            meta=metadata(envelope),
+            correlation_id=job_id,
+            expects_new=expects_new,
         )
 
 
@@ -68,6 +76,12 @@ class JobProcess:
         self._store = store
         self._sender = sender
         self._clock = clock
+
+    @staticmethod
+    def wants(recorded: RecordedEvent, owner: str | None) -> bool:
+        """Whether the event may lead to anything for `owner`: its type says so, and an older type has to be read."""
+        kind = catalogue.EVENT_TYPES.get(recorded.type)
+        return kind is None or kind in job_process.LEADS_ON[owner]
 
     async def react(self, recorded: RecordedEvent, owner: str | None) -> None:
         """Sends what `owner` is asked because of one event; with None records it on the job's own stream.

@@ -1,7 +1,7 @@
 """Events in chunks: react, then rows, inbox and checkpoint in one commit; retry in place, park the rest.
 
-Within a chunk the events of one story (one correlation id) are reacted to in log order, and different stories beside
-each other. When anything in a chunk fails, its events are handled one after the other, with a commit for each.
+Reactions run in log order; where a subscription allows it, only those to one story (one correlation id) do, and several
+stories go on beside each other. When anything in a chunk fails, its events are handled one by one, with a commit each.
 """
 
 import asyncio
@@ -80,6 +80,8 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     react: React | None = None
     wants: Wants | None = None
     """Which events `react` is called with; None: with all."""
+    stories_at_once: int = 1
+    """More than 1: reactions to different stories overtake each other; nothing may depend on their order."""
     project: Project | None = None
     project_page: ProjectPage | None = None
     """Does the same as `project` with each event of a page; called instead for events that are committed together."""
@@ -89,7 +91,6 @@ class EventHandling:
     """Handles a durable's events in the order given. `handled(position)` follows each commit."""
 
     CHUNK = 100
-    STORIES_AT_ONCE = 16
 
     def __init__(
         self,
@@ -133,15 +134,16 @@ class EventHandling:
         return True
 
     async def _react_to(self, events: Sequence[RecordedEvent]) -> None:
-        """Reacts to what is wanted, story by story; raises a story's first error when all the others are done."""
-        stories: dict[UUID, list[RecordedEvent]] = {}
+        """Reacts to what is wanted; raises the first error when the reactions that were under way are done."""
+        lanes = self._subscription.stories_at_once
+        stories: dict[UUID | None, list[RecordedEvent]] = {}
         for event in events:
             if self._is_wanted(event):
-                stories.setdefault(event.correlation_id, []).append(event)
+                stories.setdefault(event.correlation_id if lanes > 1 else None, []).append(event)
         errors: list[Exception] = []
         waiting = iter(stories.values())
         async with asyncio.TaskGroup() as tasks:
-            for _ in range(min(self.STORIES_AT_ONCE, len(stories))):
+            for _ in range(min(lanes, len(stories))):
                 tasks.create_task(self._react_to_stories(waiting, errors))
         if errors:
             raise errors[0]

@@ -4,7 +4,7 @@ Each owner's share is sent on a durable of its own (`inbound/subscriptions.py`).
 Every request is harmless when repeated: its command id is derived from the event that caused it and from `purpose`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, assert_never
 from uuid import UUID
@@ -23,6 +23,7 @@ from services.scheduler.domain.job_commands import (
     RecordPreparationRefused,
     RecordTrainingFinished,
 )
+from services.scheduler.domain.job_state import FUNDS_RESERVED
 from shared.contracts.account import FundsRefused, FundsReserved, ReserveFunds, SettleJob
 from shared.contracts.artifact import ConfirmArtifacts, DatasetsPacked, DatasetsRefused, PackDatasets
 from shared.contracts.attempt import (
@@ -45,6 +46,7 @@ from shared.contracts.job import (
     JobDispatched,
     JobFailed,
     JobFundsReserved,
+    JobLateFact,
     JobSubmitted,
     JobTrainingFinished,
     PackedDataset,
@@ -62,6 +64,27 @@ BILLING = "billing"
 BRIDGE = "provider_bridge"
 
 ENDS = (JobCompleted, JobFailed, JobCancelled)
+
+LEADS_ON: Mapping[str | None, frozenset[type[Event]]] = {
+    STORAGE: frozenset({JobFundsReserved, JobTrainingFinished}),
+    BILLING: frozenset({JobSubmitted, JobLateFact, *ENDS}),
+    BRIDGE: frozenset({JobDispatched, JobCancelRequested}),
+    None: frozenset(
+        {
+            DatasetsPacked,
+            DatasetsRefused,
+            FundsReserved,
+            FundsRefused,
+            AttemptStarted,
+            AttemptCheckpointSaved,
+            AttemptFailed,
+            AttemptLost,
+            AttemptCancelled,
+            AttemptSucceeded,
+        }
+    ),
+}
+"""Owner -> the events after which `react` may have something for it: nothing is read because of any other."""
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,7 +162,9 @@ def react(job_id: UUID, story: Story, event: Event, *, stream_id: UUID, at: date
         case JobTrainingFinished():
             confirm = ConfirmArtifacts(job_id=job_id, artifacts=event.artifacts)
             return [Ask(owner=STORAGE, command=confirm, purpose="confirm")]
-        case JobCompleted() | JobFailed() | JobCancelled():
+        case JobLateFact() if event.fact != FUNDS_RESERVED:
+            return []
+        case JobCompleted() | JobFailed() | JobCancelled() | JobLateFact():  # money that was set aside after the end
             return [Ask(owner=BILLING, command=SettleJob(job_id=job_id), purpose="settle")]
         case DatasetsPacked() | DatasetsRefused() | FundsReserved() | FundsRefused():
             return [_preparation_fact(event, at)]

@@ -36,9 +36,19 @@ SHARES: Mapping[Durable, str | None] = {
 }
 """Durable -> the owner it asks; None keeps on the job what happened elsewhere."""
 
+AT_ONCE: Mapping[str | None, int] = {STORAGE: 16, BRIDGE: 16}
+"""Owner -> for how many jobs it is asked at the same time. Money is asked for and kept in the log's order: who was
+first to submit is first in the queue."""
+
 
 def subscriptions(process: JobProcess) -> list[Subscription]:
     """The process that drives jobs, in four shares: a cancel does not wait behind a job that waits for storage."""
     return [
-        Subscription(durable=durable, react=partial(process.react, owner=owner)) for durable, owner in SHARES.items()
+        Subscription(
+            durable=durable,
+            react=partial(process.react, owner=owner),
+            wants=partial(process.wants, owner=owner),
+            stories_at_once=AT_ONCE.get(owner, 1),
+        )
+        for durable, owner in SHARES.items()
     ]

@@ -70,6 +70,7 @@ class Bench:
         durable: Durable = LEDGER,
         react: React | None = None,
         wants: Wants | None = None,
+        stories_at_once: int = 1,
         project: Project | None = project,
         pace: Pace = QUICK,
         connect: Callable[[], Awaitable[asyncpg.Connection]] | None = None,
@@ -78,7 +79,9 @@ class Bench:
         stop = asyncio.Event()
         async with connected_bus(self.server, SERVICE) as bus:
             consumer = Consumer(
-                Subscription(durable=durable, react=react, wants=wants, project=project),
+                Subscription(
+                    durable=durable, react=react, wants=wants, stories_at_once=stories_at_once, project=project
+                ),
                 store=await self.store_for(SERVICE),
                 pull=partial(StandingPull, bus.client),
                 pool=self.pool,
