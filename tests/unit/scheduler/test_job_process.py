@@ -28,6 +28,7 @@ from services.scheduler.domain.job_process import (
     share,
     told,
 )
+from services.scheduler.domain.job_state import FUNDS_RESERVED
 from services.scheduler.inbound.subscriptions import SHARES
 from shared.contracts.account import FundsRefused, FundsReserved, ReserveFunds, SettleJob
 from shared.contracts.artifact import ConfirmArtifacts, DatasetsPacked, DatasetsRefused, PackDatasets
@@ -50,6 +51,7 @@ from shared.contracts.job import (
     JobCompleted,
     JobDatasetsPacked,
     JobFailed,
+    JobLateFact,
     PackedDataset,
 )
 from shared.contracts.subjects import DURABLES
@@ -185,6 +187,13 @@ def test_finished_training_asks_storage_what_arrived() -> None:
 )
 def test_every_end_of_a_job_is_settled(end: Event) -> None:
     assert asked(end, *running()) == ("billing", SettleJob(job_id=JOB_ID), "settle")
+
+
+def test_money_set_aside_after_the_end_is_given_back() -> None:
+    """The request to reserve was on its way when the job was cancelled: the settlement of the end found nothing."""
+    late = JobLateFact(fact=FUNDS_RESERVED, attempt_id=None, at=T0)
+    assert asked(late, *running()) == ("billing", SettleJob(job_id=JOB_ID), "settle")
+    assert following(JobLateFact(fact="attempt started", attempt_id=ATTEMPT, at=T0), *running()) == []
 
 
 @pytest.mark.parametrize("event", [QUEUED, STARTED, JobCancelRequested(requested_at=T0, reason="")])
