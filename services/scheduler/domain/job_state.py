@@ -129,12 +129,18 @@ Holding = Dispatched | Running
 def evolve(state: Job, event: Event) -> Job:
     """The state after one more event."""
     match state:
-        case Absent():
-            return _submitted(event) if isinstance(event, JobSubmitted) else state
+        case Preparing():
+            return _evolve_preparing(state, event)
+        case Queued():
+            return _evolve_queued(state, event)
+        case Dispatched() | Running():
+            return _evolve_holding(state, event)
+        case Completing():
+            return _evolve_end(state, event)
         case Ended():
             return _evolve_ended(state, event)
-        case _:
-            return _evolve_live(state, event)
+        case Absent():
+            return _submitted(event) if isinstance(event, JobSubmitted) else state
 
 
 def _submitted(event: JobSubmitted) -> Preparing:
@@ -152,22 +158,17 @@ def _evolve_ended(state: Ended, event: Event) -> Ended:
             return state
 
 
-def _evolve_live(state: Live, event: Event) -> Job:  # noqa: PLR0911 - one arm for each case
-    match event, state:
-        case JobCompleted(), _:
+def _evolve_end(state: Live, event: Event) -> Job:
+    """What ends a job in any phase."""
+    match event:
+        case JobCompleted():
             return _ended(state, "completed", ())
-        case JobFailed(), _:
+        case JobFailed():
             return _ended(state, "failed", ((event.kind, None),))
-        case JobCancelled(), Dispatched() | Running():
+        case JobCancelled() if isinstance(state, Dispatched | Running):
             return _ended(state, "cancelled", ((ATTEMPT_CANCELLED, state.attempt_id),))
-        case JobCancelled(), _:
+        case JobCancelled():
             return _ended(state, "cancelled", ())
-        case _, Preparing():
-            return _evolve_preparing(state, event)
-        case _, Queued():
-            return _evolve_queued(state, event)
-        case _, Dispatched() | Running():
-            return _evolve_holding(state, event)
         case _:
             return state
 
@@ -192,7 +193,7 @@ def _evolve_preparing(state: Preparing, event: Event) -> Job:
                 seen=state.seen,
             )
         case _:
-            return state
+            return _evolve_end(state, event)
 
 
 def _evolve_queued(state: Queued, event: Event) -> Job:
@@ -209,7 +210,7 @@ def _evolve_queued(state: Queued, event: Event) -> Job:
                 seen=state.seen,
             )
         case _:
-            return state
+            return _evolve_end(state, event)
 
 
 def _evolve_holding(state: Holding, event: Event) -> Job:  # noqa: PLR0911 - one arm for each case
@@ -243,4 +244,4 @@ def _evolve_holding(state: Holding, event: Event) -> Job:  # noqa: PLR0911 - one
             key = (TRAINING_FINISHED, event.attempt_id)
             return Completing(order=state.order, undelivered=tuple(event.undelivered), seen=state.seen | {key})
         case _:
-            return state
+            return _evolve_end(state, event)
