@@ -75,16 +75,19 @@ def encode(append: Append) -> Encoded:
 
 
 def recorded(row: Row) -> RecordedEvent:
-    """A row of log.events as the envelope that everyone reads."""
+    """A row of log.events as the envelope that everyone reads.
+
+    Its ids stay asyncpg's own kind of UUID: equal to Python's, and an order of magnitude faster to make and to print.
+    """
     return RecordedEvent(
         global_position=row["global_position"],
-        event_id=UUID(int=row["event_id"].int),
+        event_id=row["event_id"],
         stream=row["stream"],
         stream_version=row["stream_version"],
         type=row["type"],
         data=msgspec.Raw(row["data"]),
         meta=_meta_decoder.decode(row["meta"]),
-        correlation_id=UUID(int=row["correlation_id"].int),
+        correlation_id=row["correlation_id"],
         recorded_at=row["recorded_at"],
         hash=row["hash"],
     )
