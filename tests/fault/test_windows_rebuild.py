@@ -25,7 +25,7 @@ from tests.support.bus import ServiceSettings, connected_bus
 from tests.support.log import LogDatabase, an_account_event
 from tests.support.waiting import eventually
 
-EVENTS = 1500
+EVENTS = 4000
 KILLS = int(os.environ.get("FAULT_REBUILD_KILLS", "2"))
 TABLES = ("accounts", "ledger_entries", "balances", "job_costs")
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
