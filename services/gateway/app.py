@@ -23,6 +23,7 @@ from services.gateway.intake import ReportIntake
 from services.gateway.outbound.config_files import ConfigFiles
 from services.gateway.outbound.idempotency import IdempotencyKeys
 from services.gateway.outbound.object_store import ObjectStore
+from services.gateway.past import Past
 from services.gateway.projections.jobs import JobsView
 from services.gateway.reads import JobReads
 from services.gateway.settings import Settings
@@ -69,6 +70,7 @@ def _parts(runtime: Runtime, settings: Settings, keys: IdempotencyKeys, wakeups:
     return GatewayParts(
         commands=commands,
         reads=reads,
+        past=Past(runtime.store, runtime.sender, runtime.clock),
         access=access,
         intake=ReportIntake(runtime.sender, access),
         objects=ObjectStore(settings.gateway_storage_url, settings.gateway_storage_token),

@@ -112,6 +112,23 @@ class SettleJob(Command, frozen=True, kw_only=True, tag="settle_job"):
     job_id: UUID
 
 
+class ReadAccount(Command, frozen=True, kw_only=True, tag="read_account"):
+    """Asks for one owner's ledger of a month, now or as it was at a position; writes nothing. `not_found` before it.
+
+    Answers `{"owner", "month", "floor_micro_usd", "opened_at", "balances": {ledger account: micro-dollars},
+    "sum_micro_usd": 0, "entries", "jobs": [{"job_id", "state", "reserved_micro_usd", "metered_micro_usd",
+    "captured_micro_usd", "released_micro_usd"}], "jobs_total"}`; `jobs` is a page, in the order of their reservations.
+    """
+
+    owner: str
+    month: str | None = None
+    """`2026-11`; None is the present one."""
+    up_to_position: int = 0
+    """0: everything there is."""
+    limit: int = 1000
+    offset: int = 0
+
+
 class ReadJobCost(Command, frozen=True, kw_only=True, tag="read_job_cost"):
     """Asks what a job was reserved, metered, charged and given back; writes nothing. `not_found` before a reservation.
 

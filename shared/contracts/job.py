@@ -294,4 +294,10 @@ class ReadQueue(Command, frozen=True, kw_only=True, tag="read_queue"):
     Answers `{"running": [{"job_id", "user_id", "provider", "attempt_number"}], "waiting": [{"job_id", "user_id",
     "priority", "position", "reason", "detail", "queued_at", "not_before"}], "limits": {"global", "per_user"}}`;
     `position` counts from 1, `reason` is one of `JobWaitExplained.reason` or `dispatching`.
+
+    With a position: as the log tells it up to there, with the reasons that were recorded by then (`undecided` before a
+    round had looked at the job) and the limits of the last round (None if no decision of before says them).
     """
+
+    up_to_position: int = 0
+    """0: now."""

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 from services.gateway.domain.submission import invalid
 
 
-def parse_at(text: str) -> int | datetime:
-    """A log position (digits) or an ISO 8601 time, in UTC unless it says otherwise.
+def parse_at(text: str, field: str = "at") -> int | datetime:
+    """A log position (digits) or an ISO 8601 time, in UTC unless it says otherwise; `field` is named if it is neither.
 
     A `+` that a URL turned into a space is read as the plus it was.
     """
@@ -20,7 +20,7 @@ def parse_at(text: str) -> int | datetime:
         moment = None
     if moment is None:
         advice = "Use a log position such as 1234, or a time such as 2026-11-22T10:00:00Z."
-        raise invalid("at", f"{text!r} is neither a position nor a time", advice)
+        raise invalid(field, f"{text!r} is neither a position nor a time", advice)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 

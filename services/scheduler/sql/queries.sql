@@ -49,3 +49,16 @@ AND NOT EXISTS (
     WHERE ended.stream = e.stream AND ended.type = ANY($3::text[]) AND ended.global_position <= $1
 )
 ORDER BY global_position
+
+
+-- name: live_history
+-- Up to a position of the log: those events ($2: types) of the jobs that had not ended ($3: types) there.
+SELECT
+    global_position, event_id, stream, stream_version, type, data, meta, correlation_id, recorded_at, hash
+FROM log.events e
+WHERE category = 'job' AND global_position <= $1 AND type = ANY($2::text[])
+AND NOT EXISTS (
+    SELECT FROM log.events ended
+    WHERE ended.stream = e.stream AND ended.type = ANY($3::text[]) AND ended.global_position <= $1
+)
+ORDER BY global_position

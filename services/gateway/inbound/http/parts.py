@@ -12,6 +12,7 @@ from services.gateway.inbound.feed import Feed
 from services.gateway.inbound.log_stream import LogStreams
 from services.gateway.intake import ReportIntake
 from services.gateway.outbound.object_store import ObjectStore
+from services.gateway.past import Past
 from services.gateway.reads import JobReads
 
 
@@ -21,6 +22,7 @@ class GatewayParts:
 
     commands: JobCommands
     reads: JobReads
+    past: Past
     access: AttemptAccess
     intake: ReportIntake
     objects: ObjectStore

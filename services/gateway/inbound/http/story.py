@@ -127,12 +127,6 @@ async def feed(parts: Parts, after: Cursor = 0, limit: FeedLimit = 100) -> dict[
     return {"events": [told_event(recorded) for recorded in page], "next": following}
 
 
-@get("/queue")
-async def queue(parts: Parts) -> dict[str, Any]:
-    """Who holds the slots, who waits, in which order and why."""
-    return await parts.reads.queue()
-
-
 ROUTER = Router(
     "/api/v1",
     route_handlers=[
@@ -144,7 +138,6 @@ ROUTER = Router(
         job_metrics,
         job_reports,
         feed,
-        queue,
     ],
     tags=["History"],
 )
