@@ -96,6 +96,11 @@ test-trainer *options: setup-trainer
 fault *options: setup
     {{ python }} -m tests.fault {{ options }}
 
+# The named windows (docs/testing.md), each repeated often: NATS killed 100 times, Postgres and a rebuild 10 times
+[group('test')]
+windows *options: setup
+    FAULT_NATS_RESTARTS=100 FAULT_POSTGRES_KILLS=10 FAULT_REBUILD_KILLS=10 {{ python }} -m pytest tests/fault -k windows -q {{ options }}
+
 # The tests that start no server
 [group('test')]
 test-unit *options: setup
