@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from deploy.embedded.process import spawn
 
 _LOOK_S = 0.1
 _END_S = 20.0
-_TAIL_BYTES = 3000
+_ERROR = re.compile(r"\[(error|critical)\s*\]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +40,8 @@ class Fleet:
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._away: set[str] = set()
         self._paused: set[str] = set()
-        self.own_deaths: list[str] = []
-        """Processes that ended by themselves, and how."""
+        self._own_deaths: list[str] = []
+        self._read: dict[str, int] = {}
 
     @property
     def names(self) -> list[str]:
@@ -62,7 +63,7 @@ class Fleet:
             await asyncio.sleep(_LOOK_S)
             for name, child in list(self._running.items()):
                 if name not in self._away and (code := child.poll()) is not None:
-                    self.own_deaths.append(f"{name} ended by itself with code {code}; see {self.log_of(name)}")
+                    self._own_deaths.append(f"{name} ended by itself with code {code}; see {self.log_of(name)}")
                     self._note(name, f"!!! ended by itself with code {code}")
                     self._spawn(name)
 
@@ -103,19 +104,25 @@ class Fleet:
             try:
                 await asyncio.to_thread(child.wait, _END_S)
             except subprocess.TimeoutExpired:
-                self.own_deaths.append(f"{name} did not end within {_END_S:g} s of SIGTERM")
+                self._own_deaths.append(f"{name} did not end within {_END_S:g} s of SIGTERM")
                 child.kill()
                 child.wait()
+
+    def complaints(self) -> list[str]:
+        """What went wrong since the last call that no fault explains: deaths of their own, and errors in the logs."""
+        found, self._own_deaths = self._own_deaths, []
+        for name in self._plans:
+            with self.log_of(name).open("rb") as log:
+                log.seek(self._read.get(name, 0))
+                said = log.read()
+                self._read[name] = log.tell()
+            lines = said.decode("utf-8", errors="replace").splitlines()
+            found += [f"{name} says: {line.strip()}" for line in lines if _ERROR.search(line)]
+        return found
 
     def log_of(self, name: str) -> Path:
         """Where a process writes what it has to say."""
         return self._logs / f"{name}.log"
-
-    def tail_of(self, name: str) -> str:
-        """The end of what a process said."""
-        with self.log_of(name).open("rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
-            return log.read().decode("utf-8", errors="replace")
 
     def _spawn(self, name: str) -> None:
         plan = self._plans[name]

@@ -4,13 +4,18 @@ The statements are known by their text, which is the product's own, so a renamed
 Everything between an append (or a COMMIT) and the server's `ReadyForQuery` is one frame: the answer.
 """
 
+import functools
+import re
 import struct
 from collections import deque
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from deploy.embedded.children import REPOSITORY
 from shared.eventstore.queries import QUERIES as LOG
 from shared.messaging.inbox import QUERIES as INBOX
+from shared.sql import load_queries
 from tests.fault.links import Bytes, Frame
 
 _APPEND = LOG.append_batch
@@ -20,6 +25,25 @@ _COUNTS, _TYPES = 3, 5
 _FIRST_POSITION = 1
 """Which column of its answer is null when the command was refused."""
 _IN_TRANSACTION = b"T"
+_WRITING = re.compile(r"(?i)\b(insert\s+into|update|delete\s+from|for\s+update)\b")
+
+
+@functools.cache
+def writing_queries() -> dict[str, str]:
+    """Text -> `<service>.<name>` of every named query of a service that writes or locks."""
+    files = sorted((REPOSITORY / "services").glob("*/sql/queries.sql"))
+    named = {f"{file.parts[-3]}.{name}": text for file in files for name, text in _named(file)}
+    return {text: name for name, text in named.items() if _WRITING.search(text)}
+
+
+def query_steps() -> list[str]:
+    """`query:billing.add_entry:before` and so on."""
+    return sorted(f"query:{name}:before" for name in writing_queries().values())
+
+
+def _named(file: Path) -> list[tuple[str, str]]:
+    queries = load_queries(file)
+    return [(name, queries[name]) for name in queries]
 
 
 @dataclass(slots=True)
@@ -105,7 +129,8 @@ class PostgresTalk:
             return tuple(f"append:{type_}:before" for type_ in dict.fromkeys(types))
         if text == _CLAIM:
             self._durable = _parameters(rest)[0].decode()
-        return ()
+        query = writing_queries().get(text)
+        return (f"query:{query}:before",) if query else ()
 
     def _simple(self, text: str) -> tuple[str, ...]:
         word = text.strip().rstrip(";").upper()

@@ -69,6 +69,11 @@ HTTP_STORY: dict[str, str] = {
 PROVIDER_STORY: dict[str, str] = {"submit": "completes", "cancel": "cancelled_running"}
 """Method of the provider's port -> a story in which the bridge acts by it."""
 
+QUERY_STORY: dict[str, str] = {
+    "provider_bridge.drop_lease": "completes",
+}
+"""Service and query -> a story in which it runs; every other one runs for a job that completes."""
+
 BY_LEASE = re.compile(
     r"attempt\.(leased|start_intended|accepted|failed|cancelled|lost)\.v1"
     r"|job\.(dispatched|wait_explained)\.v1"
@@ -79,7 +84,7 @@ OUT_OF_REACH: tuple[tuple[str, str], ...] = (
     (r".*:account\.opened\.v1.*", "once for each owner and month: in a system's first job only"),
     (r".*:attempt\.late_report\.v1.*", "written by the sweep for a run the log does not know; tests/contract"),
     (r"command:billing\.meter_usage:.*", "billing meters by its own consumer; the command is for later providers"),
-    (r"command:.*\.(read_queue|read_job_cost|read_reports):.*", "reads only: nothing can be lost or doubled"),
+    (r"command:.*\.read_\w+:.*", "reads only: nothing can be lost or doubled"),
     (r"command:.*\.(ping|list_parked):.*", "reads only: nothing can be lost or doubled"),
     (r"command:.*\.(rebuild_projections|replay_parked):.*", "by hand only: tests/fault/test_windows_*"),
     (r"http:gateway:(rebuild|replay|sync):.*", "by hand only, or reads only"),
@@ -108,6 +113,8 @@ def story_for(step: str) -> str | None:
     kind, _, rest = step.partition(":")
     if kind in {"rows", "ack"}:
         return "completes"
+    if kind == "query":
+        return QUERY_STORY.get(rest.rpartition(":")[0], "completes")
     if kind == "deliver":
         return EVENT_STORY.get(rest.partition(":")[2])
     return _TABLES[kind].get(rest.rpartition(":")[0])

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import random
+import re
 import time
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -10,6 +11,7 @@ from uuid import UUID
 import asyncpg
 
 from shared.contracts.envelope import RecordedEvent
+from shared.eventstore.outages import OUTAGES
 from shared.eventstore.rows import recorded
 from tests.fault.faults import Armed, Kind, Scene
 from tests.fault.fencing import stale_writes
@@ -20,6 +22,9 @@ from tests.fault.system import LEASE_S, FaultSystem, unrest
 from tests.fault.workload import STORIES, RefusedError, play
 
 FAULTS_PER_SEED = 3
+DUEL_EVERY = 10
+_LEASED = re.compile(r"query:provider_bridge\.\w*lease|append:attempt\.(leased|start_intended|accepted)|provider:")
+_AT_BRIDGE = re.compile(r"(append:attempt\.|provider:|\w+:provider_bridge)")
 REST_S = 90.0
 _LOOK_S = 0.05
 _KINDS: dict[str, tuple[Kind, ...]] = {
@@ -30,6 +35,7 @@ _KINDS: dict[str, tuple[Kind, ...]] = {
     "deliver": ("kill", "kill_after", "twice", "twice", "twice", "cut", "delay", "server"),
     "ack": ("kill", "kill_after", "cut", "delay", "server"),
     "provider": ("kill", "kill", "kill_after", "pause", "pause", "cut"),
+    "query": ("kill", "kill_after", "pause", "cut", "delay", "server"),
     "http": ("kill", "kill", "kill_after", "pause", "cut", "delay", "server"),
 }
 
@@ -64,10 +70,13 @@ def reachable_steps() -> tuple[str, ...]:
 
 
 def script_for(seed: int) -> Script:
-    """The seed's own steps come first, so that consecutive seeds go through all of them."""
+    """The seed's own steps come first, so that consecutive seeds go through all of them; each tenth is a duel."""
     dice = random.Random(f"fault {seed}")  # noqa: S311 - repeatable, not secret
+    if seed % DUEL_EVERY == DUEL_EVERY - 1:
+        return _duel(seed, dice)
     order = reachable_steps()
-    steps = [order[(FAULTS_PER_SEED * seed + number) % len(order)] for number in range(FAULTS_PER_SEED)]
+    first = FAULTS_PER_SEED * (seed - seed // DUEL_EVERY)
+    steps = [order[(first + number) % len(order)] for number in range(FAULTS_PER_SEED)]
     stories = list(dict.fromkeys(story for step in steps if (story := story_for(step))))
     while len(stories) < FAULTS_PER_SEED and dice.random() < 0.5:
         stories.append(dice.choice(list(STORIES)))
@@ -79,12 +88,21 @@ def script_for(seed: int) -> Script:
     )
 
 
+def _duel(seed: int, dice: random.Random) -> Script:
+    """Two bridges over one run: one sleeps past its lease, the other is slow after it has taken over."""
+    steps = [step for step in reachable_steps() if _LEASED.match(step)]
+    step = steps[seed // DUEL_EVERY % len(steps)]
+    sleeps = Armed(step, "pause", 1, round(LEASE_S + dice.uniform(0.3, 0.8), 3))
+    is_slow = Armed("append:attempt.leased.v1:committed", "delay", 2, 1.5)
+    return Script(seed=seed, stories=(story_for(step) or "completes",), stagger_s=(0.0,), faults=(sleeps, is_slow))
+
+
 def _armed(step: str, dice: random.Random) -> Armed:
     kind = dice.choice(_KINDS[step.partition(":")[0]])
     nth = 1 if dice.random() < 0.9 else 2
     for_s = dice.uniform(0.05, 0.4)
     if kind == "pause":
-        for_s = LEASE_S + dice.uniform(0.3, 0.8) if "attempt" in step or "provider" in step else dice.uniform(0.5, 1.2)
+        for_s = LEASE_S + dice.uniform(0.3, 0.8) if _AT_BRIDGE.match(step) else dice.uniform(0.5, 1.2)
     return Armed(step, kind, nth, round(for_s, 3))
 
 
@@ -114,8 +132,7 @@ async def play_seed(system: FaultSystem, seed: int, *, since: int, rebuild: bool
             )
         )
         outcome.violations += stale_writes(await _history(system, since))
-    outcome.violations += system.fleet.own_deaths
-    system.fleet.own_deaths.clear()
+    outcome.violations += system.fleet.complaints()
     outcome.seconds = time.monotonic() - began
     return outcome
 
@@ -133,7 +150,7 @@ async def _rest(system: FaultSystem, job_ids: list[UUID]) -> list[str]:
             finally:
                 connection.terminate()
             break
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+        except OUTAGES:
             await asyncio.sleep(_LOOK_S)
     return left
 

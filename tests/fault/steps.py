@@ -14,6 +14,7 @@ from shared.contracts.job import Command
 from shared.contracts.subjects import DURABLES, SERVICES
 from shared.messaging.commands import command_tag
 from tests.fault.http_frames import http_steps
+from tests.fault.postgres_frames import query_steps
 
 _OWNED = {"scheduler": job, "provider_bridge": attempt, "storage": artifact, "billing": account}
 
@@ -73,4 +74,4 @@ def all_steps() -> list[str]:
         steps += [f"rows:{durable.name}:before-commit", f"rows:{durable.name}:committed", f"ack:{durable.name}:before"]
     for method in PROVIDER_ACTS:
         steps += [f"provider:{method}:intended", f"provider:{method}:acted"]
-    return [*steps, *http_steps()]
+    return [*steps, *http_steps(), *query_steps()]

@@ -12,6 +12,7 @@ from uuid import UUID
 import asyncpg
 import httpx
 
+from shared.eventstore.outages import OUTAGES
 from tests.fault.system import FaultSystem
 
 CancelWhen = Literal[
@@ -89,7 +90,7 @@ class Client:
                     if self._log is None or self._log.is_closed():
                         self._log = await asyncpg.connect(self._system.superuser_dsn, timeout=5)
                     return await self._log.fetch(sql, *arguments, timeout=20)
-                except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+                except OUTAGES:
                     if time.monotonic() > deadline:
                         raise
                     self._log = None
