@@ -44,7 +44,7 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Folded(msgspec.Struct, frozen=True, kw_only=True):
-    """Up to where the queue's rows are folded, and whether that is further than before."""
+    """Up to where the queue's rows are folded, and whether anybody came into the line or gave a slot back."""
 
     position: int
     is_news: bool
@@ -75,7 +75,7 @@ class Dispatcher:
             return await self._give_out(connection, folded.position)
 
     async def run_round_if_changed(self) -> Round | None:
-        """The same when a job event was committed since the last round of any replica; else None, and cheap."""
+        """The same when somebody came into the line or gave a slot back since any round; else None, and cheap."""
         async with self._connection() as connection, connection.transaction():
             folded = await self._fold(connection)
             return await self._give_out(connection, folded.position) if folded.is_news else None
@@ -101,15 +101,17 @@ class Dispatcher:
 
     async def _fold(self, connection: Connection) -> _Folded:
         """Locks the queue and folds what was committed since."""
-        before = position = await queue.lock(connection)
+        position = await queue.lock(connection)
+        is_news = False
         while page := await self._store.read(after=position, categories=SCHEDULER_QUEUE.categories, limit=PAGE):
-            await queue.fold(connection, page)
+            is_news = await queue.fold(connection, page) or is_news
             position = page[-1].global_position
             await queue.raise_checkpoint(connection, position)
-        return _Folded(position=position, is_news=position > before)
+        return _Folded(position=position, is_news=is_news)
 
     async def _give_out(self, connection: Connection, seen_position: int) -> Round:
-        seen, now = await queue.load(connection), self._clock()
+        now = self._clock()
+        seen = await queue.load_round(connection, self._limits, now, MAX_EXPLANATIONS + 1)
         admission = self._admit(seen, now)
         unexplained = queue_policy.unexplained(
             admission, {job_id: row.wait_reason for job_id, row in seen.rows.items()}
@@ -126,7 +128,7 @@ class Dispatcher:
         return Round(
             dispatched=sum(isinstance(append.events[0], JobDispatched) for append in written),
             unfinished=len(written) < len(appends) or len(unexplained) > MAX_EXPLANATIONS,
-            due_at=min(_delays(admission), default=None),
+            due_at=await queue.next_due(connection, now),
         )
 
     def _admit(self, seen: Queue, now: datetime) -> Admission:
@@ -165,10 +167,6 @@ def _dispatch(placed: queue_policy.Placement, basis: DecisionBasis) -> Dispatch:
 
 def _explain(wait: queue_policy.Wait, basis: DecisionBasis) -> ExplainWait:
     return ExplainWait(reason=wait.reason, detail=wait.detail, limit=wait.limit, holders=wait.holders, basis=basis)
-
-
-def _delays(admission: Admission) -> list[datetime]:
-    return [wait.job.not_before for wait in admission.waits if wait.reason == "retry_delay" and wait.job.not_before]
 
 
 def _running(seen: Queue) -> list[dict[str, object]]:
