@@ -4,7 +4,6 @@
 """
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -18,7 +17,7 @@ def depth(quick: int) -> int:
     return quick * FACTORS[PROFILE]
 
 
-def examples(quick: int, **more: Any) -> Callable[[Any], Any]:
+def examples(quick: int, **more: Any) -> settings:
     """Hypothesis settings with so many examples, and no deadline: the machine may be busy."""
     slow = [HealthCheck.too_slow, HealthCheck.data_too_large]
     return settings(max_examples=depth(quick), deadline=None, suppress_health_check=slow, print_blob=True, **more)

@@ -1,0 +1,20 @@
+"""Store, relay and projection together, hurt in every way, in memory: the rows stay a fold of the log."""
+
+import structlog
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.support.depth import examples
+from tests.support.log_machine import Backend, LogMachine
+from tests.support.memory_backend import MemoryBackend
+
+
+class MemoryMachine(LogMachine):
+    """The machine without servers."""
+
+    async def open_backend(self) -> Backend:
+        return MemoryBackend()
+
+
+def test_store_relay_and_projection_in_memory() -> None:
+    with structlog.testing.capture_logs():
+        run_state_machine_as_test(MemoryMachine, settings=examples(60, stateful_step_count=25))
