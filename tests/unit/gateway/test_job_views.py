@@ -10,6 +10,7 @@ from services.gateway.domain.view_money import cost_micro_usd
 from services.gateway.domain.views import JobView, evolve_job_view, fold_job
 from shared.contracts import catalogue
 from shared.contracts.account import AccountOpened
+from shared.contracts.attempt import AttemptCancelled, AttemptCancelRequested
 from shared.contracts.job import (
     JobAttemptFailed,
     JobCancelled,
@@ -55,6 +56,17 @@ def test_running_job_costs_and_lasts_until_now() -> None:
     assert (body.status, body.started_at) == ("running", at(10).isoformat(timespec="microseconds"))
     assert (body.duration_seconds, body.cost_usd) == (15.0, 0.015)
     assert (body.hardware_type, body.queue_position, body.is_active) == ("cpu", None, True)
+
+
+def test_attempt_that_was_cancelled_before_its_request_is_no_run_of_the_job() -> None:
+    story = StoryTeller().submitted().queued()
+    story.job(JobCancelRequested(requested_at=at(5), reason="asked"))
+    story.attempt(AttemptCancelRequested(requested_at=at(6), reason="asked"))
+    story.attempt(AttemptCancelled(ended_at=at(6), billed_seconds=0))
+    story.job(JobCancelled(cancelled_at=at(6), reason="asked"))
+    body = body_of(story)
+    assert (body.status, body.metadata["attempts"]) == ("cancelled", [])
+    assert [attempt.state for attempt in view_of(story).attempts.values()] == ["cancelled"]
 
 
 def test_completed_job_costs_what_was_captured_for_ever() -> None:
