@@ -1,4 +1,4 @@
-"""ps, describe, cancel, delete, queue: jobs as they are."""
+"""ps, describe, cancel, delete: jobs as they are."""
 
 import time
 from collections.abc import Sequence
@@ -94,30 +94,9 @@ def delete(job: str, *, session: Session) -> int:
     return DONE
 
 
-def queue(*, session: Session) -> int:
-    """Show who holds the slots, who waits, in which order, and why."""
-    answer = session.gateway.get("/api/v1/queue")
-    if session.terminal.as_json:
-        session.terminal.json(answer)
-        return DONE
-    running = [
-        (job["job_id"], "running", "", job["provider"], f"attempt {job['attempt_number']}") for job in answer["running"]
-    ]
-    waiting = [
-        (job["job_id"], "queued", str(job["position"]), str(job["priority"]), f"{job['reason']}: {job['detail']}")
-        for job in answer["waiting"]
-    ]
-    session.terminal.rows(("JOB", "STATE", "PLACE", "PROVIDER/PRIORITY", "WHY"), [*running, *waiting])
-    limits = answer["limits"]
-    session.terminal.say(
-        f"{len(running)} of {limits['global']} slots in use, at most {limits['per_user']} of one user's jobs at once"
-    )
-    return DONE
-
-
 def register(app: App) -> None:
     """Adds these commands."""
-    for command in (ps, describe, cancel, delete, queue):
+    for command in (ps, describe, cancel, delete):
         app.command(command)
 
 
