@@ -47,6 +47,9 @@ class Site:
         return f"http://{LOOPBACK}:{self.storage_port}"
 
 
+BACKGROUND = 5
+
+
 def reachable_url(host: str, port: int) -> str:
     """Where this machine reaches a server that listens on this address."""
     host = _WILDCARDS.get(host, host)
@@ -66,6 +69,8 @@ class Child:
     stage: int = SERVICE_STAGE
     settings: Callable[[Site], dict[str, str]] = _nothing
     answers_http: bool = False
+    niceness: int = 0
+    """Of work that nobody waits for: under load, those whom people ask are served first."""
 
     def environment(self, site: Site) -> dict[str, str]:
         """Everything this process is told: what we were started with but for our secrets, and what it needs."""
@@ -92,6 +97,7 @@ class Child:
                 output=output,
                 death_signal=signal.SIGTERM,
                 cwd=REPOSITORY,
+                niceness=self.niceness,
             )
 
         def ready() -> bool:
@@ -143,9 +149,9 @@ def _gateway(site: Site) -> dict[str, str]:
 
 
 CHILDREN = (
-    Child(name="relay", arguments=("-m", "shared.eventstore.relay"), stage=RELAY_STAGE),
-    Child(name="storage", arguments=("-m", "services.storage"), settings=_storage),
-    Child(name="billing", arguments=("-m", "services.billing")),
+    Child(name="relay", arguments=("-m", "shared.eventstore.relay"), stage=RELAY_STAGE, niceness=BACKGROUND),
+    Child(name="storage", arguments=("-m", "services.storage"), settings=_storage, niceness=BACKGROUND),
+    Child(name="billing", arguments=("-m", "services.billing"), niceness=BACKGROUND),
     Child(name="provider_bridge", arguments=("-m", "services.provider_bridge"), settings=_provider_bridge),
     Child(name="scheduler", arguments=("-m", "services.scheduler")),
     Child(

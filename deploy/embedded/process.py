@@ -98,15 +98,16 @@ def spawn(
     cwd: Path = Path("/"),
     run_as: SystemUser | None = None,
     pass_fds: Sequence[int] = (),
+    niceness: int = 0,
 ) -> subprocess.Popen[bytes]:
     """Starts a child in a process group of its own that gets `death_signal` when this process dies.
 
     `output` is a file descriptor for what the child prints. Linux sends the death signal when the *thread* that
-    forked ends, so children are only started from the main thread.
+    forked ends, so children are only started from the main thread. `niceness` above 0 leaves the processors to others.
     """
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("start children from the main thread: their lives are tied to the thread that forks them")
-    return subprocess.Popen(
+    child = subprocess.Popen(
         [str(arg) for arg in args],
         env=dict(env),
         cwd=cwd,
@@ -120,6 +121,9 @@ def spawn(
         extra_groups=[] if run_as else None,
         preexec_fn=_tie_to_parent(death_signal),  # noqa: PLW1509  # only calls prctl; the library is loaded before fork
     )
+    if niceness:
+        os.setpriority(os.PRIO_PROCESS, child.pid, niceness)
+    return child
 
 
 def wait_for_exit(child: subprocess.Popen[bytes], timeout_s: float) -> bool:
