@@ -26,7 +26,7 @@ _MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
 class WhatIfRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The question: a policy, a price list, a window (positions or times), and how many rows of single jobs to show."""
 
-    policy: Policy = Policy()
+    policy: Policy = msgspec.field(default_factory=Policy)
     prices: PriceList | None = None
     since: str | int | None = None
     until: str | int | None = None

@@ -35,8 +35,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The policy to decide by. What it leaves out is as it was; an empty one changes nothing."""
 
     order: Literal["priority", "fifo", "fair_share"] = "priority"
-    limits: PolicyLimits = PolicyLimits()
-    retry: PolicyRetry = PolicyRetry()
+    limits: PolicyLimits = msgspec.field(default_factory=PolicyLimits)
+    retry: PolicyRetry = msgspec.field(default_factory=PolicyRetry)
 
 
 class PriceOffer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,7 +63,7 @@ class SimulatePolicy(Command, frozen=True, kw_only=True, tag="simulate_policy"):
     are not counted. `jobs_limit` of 0 leaves the rows of single jobs out. Answers a `WhatIfReport`.
     """
 
-    policy: Policy = Policy()
+    policy: Policy = msgspec.field(default_factory=Policy)
     prices: PriceList | None = None
     after_position: int = 0
     up_to_position: int = 0

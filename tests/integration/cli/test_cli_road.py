@@ -37,9 +37,8 @@ def test_a_followed_submit_prints_one_json_document_and_the_log_beside_it(shell:
 
 @pytest.mark.parametrize(
     "command",
-    ["ps", "describe JOB", "logs JOB", "events JOB", "events", "artifacts ls JOB", "cost JOB", "queue", "queue --at 1", "account",
-     "whatif", "verify",
-     "rebuild", "parked ls"],
+    ["ps", "describe JOB", "logs JOB", "events JOB", "events", "artifacts ls JOB", "cost JOB", "queue",
+     "queue --at 1", "account", "whatif", "verify", "rebuild", "parked ls"],
 )  # fmt: skip
 def test_json_is_all_there_is_on_stdout(shell: Shell, completed: str, command: str) -> None:
     done = shell.run(*command.replace("JOB", completed).split(), "--json")
