@@ -27,6 +27,7 @@ class Armed:
     for_s: float
     """How long the pause, the refusal, the delay or the restart takes."""
     seen: int = 0
+    is_armed: bool = True
     process: str = ""
     """Who was hit; empty until then."""
 
@@ -95,8 +96,7 @@ class Director:
     def disarm(self) -> None:
         """What has not struck yet never will."""
         for fault in self.scene.armed:
-            if not fault.process:
-                fault.nth = -1
+            fault.is_armed = False
 
     async def calm(self) -> None:
         """Returns when nothing that was done is still going on."""
@@ -118,7 +118,7 @@ class Director:
 
     @staticmethod
     def _strikes(fault: Armed, step: str) -> bool:
-        if fault.step != step or fault.process:
+        if fault.step != step or fault.process or not fault.is_armed:
             return False
         fault.seen += 1
         return fault.seen == fault.nth

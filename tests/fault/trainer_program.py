@@ -86,10 +86,10 @@ if plan.get("checkpoint"):
     step = first + 5
     content = (spec["job_id"] + "-%d" % step).encode() * 300
     report("checkpoint", step=step, files=[upload("checkpoint-%d/weights" % step, content)])
-if plan["end"] == "wait":
+if plan["end"] in ("wait", "finish_when_asked"):
     while not asked and time.monotonic() < DEADLINE:
         time.sleep(0.02)
-if asked or plan["end"] == "preempted":
+if plan["end"] == "preempted" or (asked and plan["end"] != "finish_when_asked"):
     report("failed", kind="preempted", message="told to stop", advice=None)
     sys.exit(75)
 if plan["end"] == "vanish":

@@ -50,6 +50,7 @@ STORIES: dict[str, Story] = {
     "cancel_overtakes": Story(attempts=(WAIT,), cancel="job.dispatched.v1"),
     "cancelled_starting": Story(attempts=(WAIT,), cancel="attempt.requested.v1"),
     "cancelled_running": Story(attempts=(WAIT,), cancel="attempt.started.v1"),
+    "finishes_anyway": Story(attempts=({"end": "finish_when_asked"},), cancel="attempt.started.v1"),
     "vanishes": Story(attempts=({"end": "vanish"},), cancel="attempt.lost.v1"),
     "deleted": Story(attempts=({"end": "bad_data"},), delete=True),
 }
