@@ -101,6 +101,11 @@ fault *options: setup
 windows *options: setup
     FAULT_NATS_RESTARTS=100 FAULT_POSTGRES_KILLS=10 FAULT_REBUILD_KILLS=10 {{ python }} -m pytest tests/fault -k windows -q {{ options }}
 
+# Take each guard out of a copy of the last commit and show which tests miss it; --only NAME for one
+[group('test')]
+broken *options: setup
+    {{ python }} -m tests.fault.broken {{ options }}
+
 # The tests that start no server
 [group('test')]
 test-unit *options: setup
