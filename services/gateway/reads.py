@@ -10,6 +10,8 @@ import msgspec
 
 from services.gateway.bodies import JobBodies
 from services.gateway.domain.job_body import JobBody, Status
+from services.gateway.domain.job_metrics import first_day
+from services.gateway.domain.job_sums import Sums
 from services.gateway.domain.views import JobView, fold_job
 from services.gateway.projections.jobs import JobFilter, JobsView
 from shared.clock import Clock
@@ -81,6 +83,7 @@ class JobReads:
         self._sender: CommandSender = runtime.sender
         self._clock: Clock = runtime.clock
         self.jobs = jobs
+        self._started_at = runtime.clock()
         self.own_writes = OwnWrites()
         self._bodies = JobBodies(jobs, runtime.clock, self._seen)
 
@@ -145,6 +148,15 @@ class JobReads:
         wanted = JobFilter(status=status, provider=provider, local=local)
         page = await self.jobs.page(wanted, limit=limit, offset=offset)
         return await self._bodies.encoded(page), await self.jobs.total(wanted)
+
+    async def sums(self, days: int) -> Sums:
+        """The sums over jobs submitted in the last so many days, today included, with every answered write in them."""
+        await self.wait_for(self.own_writes.position, OWN_WRITES_S)
+        return await self.jobs.sums(first_day(self._clock().date(), days))
+
+    def uptime_s(self) -> float:
+        """Seconds since this gateway was started."""
+        return (self._clock() - self._started_at).total_seconds()
 
     async def reports(
         self, job_id: UUID, *, after: int = 0, types: Sequence[str] = (), limit: int = 1000, tail: bool = False

@@ -10,9 +10,9 @@ import asyncpg
 import msgspec
 
 from services.gateway.domain.job_body import Status, status_of
+from services.gateway.domain.job_sums import JobSum, SumKey, add_change
 from services.gateway.domain.view_attempt import AttemptView
 from services.gateway.domain.views import JobView, evolve_job_view
-from services.gateway.projections.job_sums import JobSum, SumKey, add_change
 from shared.contracts import catalogue
 from shared.contracts.envelope import RecordedEvent
 from shared.eventstore.group_commit import Connection

@@ -137,6 +137,25 @@ async def test_feed_pages_through_the_whole_log_without_a_gap(site: Site) -> Non
     assert set(told_positions) <= set(positions)
 
 
+async def test_metrics_count_and_charge_what_was_done_and_a_submit_is_counted_at_once(site: Site) -> None:
+    done, _ = await completed(site)
+    charged = (await site.http.get(f"/api/v1/jobs/{done}/cost")).json()["captured_micro_usd"] / 1_000_000
+
+    async def settled() -> bool:
+        return (await site.http.get("/api/cloud/metrics")).json()["total_cost"] == charged
+
+    await eventually(settled)
+    await site.submit()
+    said = (await site.http.get("/api/metrics?days=1")).json()
+    assert (said["job_count"], said["jobs_by_status"]["completed"], said["success_rate"]) == (2, 1, 1.0)
+    assert said["by_provider"]["local"]["total_cost"] == charged > 0
+    text = await site.http.get("/api/cloud/metrics/prometheus")
+    assert text.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert "simpletuner_jobs_total 2\n" in text.text
+    refused = await site.http.get("/api/cloud/metrics?days=0")
+    assert (refused.status_code, refused.json()["code"]) == (400, "validation_error")
+
+
 async def test_rebuild_gives_byte_equal_rows_in_every_service(site: Site) -> None:
     await completed(site)
     report = (await site.http.post("/api/v1/admin/rebuild", timeout=60)).json()
