@@ -4,7 +4,7 @@ Each owner's share is sent on a durable of its own (`inbound/subscriptions.py`).
 Every request is harmless when repeated: its command id is derived from the event that caused it and from `purpose`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, assert_never
 from uuid import UUID
@@ -64,6 +64,27 @@ BILLING = "billing"
 BRIDGE = "provider_bridge"
 
 ENDS = (JobCompleted, JobFailed, JobCancelled)
+
+LEADS_ON: Mapping[str | None, frozenset[type[Event]]] = {
+    STORAGE: frozenset({JobFundsReserved, JobTrainingFinished}),
+    BILLING: frozenset({JobSubmitted, JobLateFact, *ENDS}),
+    BRIDGE: frozenset({JobDispatched, JobCancelRequested}),
+    None: frozenset(
+        {
+            DatasetsPacked,
+            DatasetsRefused,
+            FundsReserved,
+            FundsRefused,
+            AttemptStarted,
+            AttemptCheckpointSaved,
+            AttemptFailed,
+            AttemptLost,
+            AttemptCancelled,
+            AttemptSucceeded,
+        }
+    ),
+}
+"""Owner -> the events after which `react` may have something for it: nothing is read because of any other."""
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
