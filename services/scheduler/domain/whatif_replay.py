@@ -69,6 +69,7 @@ class Rows:
         self.rows: dict[UUID, QueueRow] = {}
         self.waiting: dict[UUID, WaitingJob] = {}
         self.running: dict[UUID, RunningJob] = {}
+        self.told: dict[UUID, str | None] = {}
 
     def apply(self, known: Known) -> None:
         """One more event."""
@@ -79,12 +80,14 @@ class Rows:
             return
         self.waiting.pop(job_id, None)
         self.running.pop(job_id, None)
+        self.told.pop(job_id, None)
         if row is None:
             self.rows.pop(job_id, None)
             return
         self.rows[job_id] = row
         if (waits := waiting_job(row)) is not None:
             self.waiting[job_id] = waits
+            self.told[job_id] = row.wait_reason
         elif (runs := running_job(row)) is not None:
             self.running[job_id] = runs
 
@@ -92,6 +95,7 @@ class Rows:
         """The same, to go on apart."""
         made = Rows()
         made.rows, made.waiting, made.running = dict(self.rows), dict(self.waiting), dict(self.running)
+        made.told = dict(self.told)
         return made
 
 
@@ -251,8 +255,7 @@ class Replay:
         """What a round writes; a job that moved while it was decided on is left to the next round."""
         limits = self._rules.limits(self.in_force)
         admission = admit(list(rows.waiting.values()), list(rows.running.values()), limits, now, self._rules.order)
-        told = {job_id: row.wait_reason for job_id, row in rows.rows.items()}
-        waits = queue_policy.unexplained(admission, told)[:MAX_EXPLANATIONS]
+        waits = queue_policy.unexplained(admission, rows.told)[:MAX_EXPLANATIONS]
         moved = {known.job_id for known in unseen}
         placed = [_placed(placement, rows.rows[placement.job.job_id]) for placement in admission.dispatches]
         return [one for one in [*placed, *(_waits(wait) for wait in waits)] if one.job_id not in moved]

@@ -7,6 +7,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
+from functools import cache
 from uuid import uuid4
 
 import asyncpg
@@ -79,10 +80,16 @@ def an_offer(price: int, provider: str = "local") -> PriceOffer:
     return PriceOffer(provider=provider, price_micro_usd_per_hour=price)
 
 
+@cache
+def the_month() -> list[PastEvent]:
+    """The same month for every test: making it takes longer than writing it."""
+    return a_month(1, SHAPE)
+
+
 @pytest.fixture
 async def past(log_database: LogDatabase, store_for: StoreFor, bus_server: EmbeddedNats) -> AsyncIterator[Past]:
     began = time.monotonic()
-    events = a_month(1, SHAPE)
+    events = the_month()
     made_s = time.monotonic() - began
     written = await bulk_log.write(log_database.superuser_dsn, events)
     print(f"{JOBS} jobs, {len(events)} events: made in {made_s:.1f} s, written in {written.duration_s:.1f} s")  # noqa: T201 - the recipe shows it
