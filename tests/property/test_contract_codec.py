@@ -14,7 +14,7 @@ from shared.contracts.envelope import CommandEnvelope, CommandReply, EventMetada
 from shared.contracts.job import Command, Event
 from shared.contracts.run import ReportAck, ReportLine, RunSpec
 from shared.eventstore.rows import encode_meta
-from tests.support.contract_structs import BEGAN, IDS, all_commands, any_of
+from tests.support.contract_structs import BEGAN, IDS, all_commands, any_of, fullest
 from tests.support.depth import examples
 
 CONTRACTS = (account, admin, artifact, attempt, job)
@@ -149,6 +149,15 @@ def test_metadata_as_stored_says_what_it_said(meta: EventMetadata) -> None:
 @given(st.from_regex(r"[a-z]{1,8}\.[a-z_]{1,8}\.v[0-9]", fullmatch=True), st.binary(max_size=20))
 def test_a_type_that_nobody_knows_is_none_whatever_it_holds(type_: str, data: bytes) -> None:
     assert (catalogue.decode(a_row(type_, data)) is None) or type_ in EVENT_TYPES
+
+
+@given(st.dictionaries(st.text(max_size=5), st.integers(), min_size=2, max_size=6))
+@examples(30)
+def test_a_dict_is_stored_in_one_order_whatever_order_it_was_made_in(config: dict[str, int]) -> None:
+    kind = job.JobSubmitted
+    one = msgspec.structs.replace(fullest(kind), config=config)
+    other = msgspec.structs.replace(fullest(kind), config=dict(reversed(config.items())))
+    assert catalogue.encode(one) == catalogue.encode(other)
 
 
 def test_every_command_module_is_covered() -> None:

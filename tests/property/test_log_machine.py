@@ -17,4 +17,4 @@ class MemoryMachine(LogMachine):
 
 def test_store_relay_and_projection_in_memory() -> None:
     with structlog.testing.capture_logs():
-        run_state_machine_as_test(MemoryMachine, settings=examples(60, stateful_step_count=25))
+        run_state_machine_as_test(MemoryMachine, settings=examples(120, stateful_step_count=25))

@@ -212,7 +212,7 @@ class LogMachine(RuleBasedStateMachine):
     @initialize(
         categories=st.sampled_from([("job",), ("attempt", "job"), ("account", "attempt", "job")]),
         before=st.integers(0, 3),
-        after=st.integers(2, 6),
+        after=st.integers(2, 8),
         pages=st.booleans(),
     )
     def start(self, categories: tuple[str, ...], before: int, after: int, *, pages: bool) -> None:
@@ -224,7 +224,8 @@ class LogMachine(RuleBasedStateMachine):
 
     def append_in_turn(self, count: int) -> None:
         for number in range(count):
-            self.append_at_once([(["job", "attempt", "account"][number % 3], number % 2)], 1, 0, poison=False)
+            category = ["job", "attempt", "job", "account", "job"][number % 5]
+            self.append_at_once([(category, number % 2)], 1, 0, poison=False)
 
     def start_consumer(self, categories: tuple[str, ...], *, pages: bool) -> None:
         self.durable = Durable(service=SERVICE, purpose="machine", categories=categories)
@@ -364,6 +365,9 @@ class LogMachine(RuleBasedStateMachine):
                 await publisher.publish(self.backend.relay_connection, events)
         except (nats.errors.Error, ForeignStreamError):
             return
+        if events:
+            told = (await self.backend.stream())[publisher.sequence - 1]
+            assert int(told.headers[POSITION]) == publisher.position == events[-1].global_position
         if remembers:
             await self.backend.remember(publisher.position)
             self.publisher = publisher
