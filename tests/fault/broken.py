@@ -158,7 +158,7 @@ def try_out(copy: Path, mutation: Mutation) -> list[Caught]:
     """Runs the mutation's suites in a fresh copy, and says what came of each."""
     clone(copy)
     apply(copy, mutation)
-    say(f"\nWithout {mutation.name}:")
+    say(f"\nWithout {mutation.name}:" if mutation.edits else "\nWith every guard in its place:")
     results: list[Caught] = []
     for suite in mutation.suites:
         results.append(run(copy, mutation, suite))
@@ -207,9 +207,8 @@ def _failures(done: subprocess.CompletedProcess[str]) -> tuple[str, ...]:
 
 
 def _say_result(result: Caught) -> None:
-    say(
-        f"  {result.suite:<10} {result.seconds:6.1f} s  {f'{len(result.failed)} failed' if result.failed else 'all passed'}"
-    )
+    verdict = f"{len(result.failed)} failed" if result.failed else "all passed"
+    say(f"  {result.suite:<10} {result.seconds:6.1f} s  {verdict}")
     tests = Counter(name.rpartition("/")[2].partition("[")[0] for name in result.failed)
     for name, times in tests.items():
         say(f"      {name}{f' ({times} cases)' if times > 1 else ''}")

@@ -20,7 +20,7 @@ def test_each_guard_stands_in_the_code_exactly_once(mutation: Mutation, tmp_path
 def test_a_guard_that_is_not_there_any_more_is_an_error_and_not_a_silent_pass(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("x = 1\n", encoding="utf-8")
     gone = Mutation(name="the guard", edits=(Edit(file="a.py", old="y = 1", new=""),), suites=())
-    with pytest.raises(MisfitError, match="stands 0 times in a.py"):
+    with pytest.raises(MisfitError, match="stands 0 times in"):
         apply(tmp_path, gone)
 
 
