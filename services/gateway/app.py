@@ -82,7 +82,7 @@ def _parts(runtime: Runtime, settings: Settings, keys: IdempotencyKeys, wakeups:
             max_streams=settings.gateway_event_streams,
             max_per_ip=settings.gateway_event_streams_per_ip,
         ),
-        log_streams=LogStreams(reads, wakeups, runtime.stop),
+        log_streams=LogStreams(reads, wakeups, runtime.stop, max_streams=settings.gateway_log_streams),
         max_object_bytes=settings.gateway_max_object_bytes,
     )
 

@@ -21,8 +21,10 @@ class Settings(CoreSettings, frozen=True, kw_only=True):
     gateway_storage_url: str = "http://127.0.0.1:8002"
     gateway_storage_token: Secret
     gateway_max_object_bytes: int = 64 * GIB
-    gateway_event_streams: int = 100
+    gateway_event_streams: int = 2000
     """How many event streams may be open at once; more are told to come back later."""
-    gateway_event_streams_per_ip: int = 20
+    gateway_event_streams_per_ip: int = 100
+    gateway_log_streams: int = 2000
+    """The same for logs that are followed."""
     gateway_drain_s: float = 10.0
     """How long requests in flight may take to finish when the gateway is asked to stop."""

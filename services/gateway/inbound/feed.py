@@ -25,10 +25,12 @@ from shared.eventstore.api import EventStore
 from shared.problems import Rejected, Unavailable
 
 PAGE = 500
-QUEUE_FRAMES = 1000
+QUEUE_FRAMES = 2000
 KEPT_VIEWS = 1000
 SAFETY_S = 2.0
 PROGRESS_EVERY_S = 0.25
+PAUSE_PER_STREAM_S = 0.00025
+LONGEST_PAUSE_S = 0.5
 PROGRESS_TYPES = ("metrics", "phase")
 _DROPPED = {"type": "error", "message": "this client reads too slowly; reconnect with Last-Event-ID"}
 
@@ -36,38 +38,52 @@ log = structlog.stdlib.get_logger()
 
 
 class Subscriber:
-    """One open stream: a bounded queue, and the position at which the shared reader took over."""
+    """One open stream: what it has not been sent yet, bounded, and the position at which the shared reader took over.
+
+    Frames come in blocks that all subscribers share: many followers cost one block, and one send each.
+    """
 
     def __init__(self, ip: str, joined: int) -> None:
         self.ip = ip
         self.joined = joined
-        self.queue: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUE_FRAMES)
         self.dropped = False
+        self._blocks: list[bytes] = []
+        self._frames = 0
+        self._over = False
+        self._woken = asyncio.Event()
 
     async def frames(self, position: Callable[[], int]) -> AsyncGenerator[bytes]:
         """What is offered, a heartbeat when there is nothing, and why it ends when the client could not keep up."""
         while True:
-            if self.dropped and self.queue.empty():
-                yield sse.json_frame(_DROPPED, event="error")
-                return
             try:
                 async with asyncio.timeout(sse.HEARTBEAT_S):
-                    frame = await self.queue.get()
+                    await self._woken.wait()
             except TimeoutError:
                 yield sse.json_frame({"type": "heartbeat", "position": position()}, event="heartbeat")
                 continue
-            if frame is None:
+            self._woken.clear()
+            blocks, self._blocks, self._frames = self._blocks, [], 0
+            for block in blocks:
+                yield block
+            if self.dropped:
+                yield sse.json_frame(_DROPPED, event="error")
+            if self.dropped or self._over:
                 return
-            yield frame
 
-    def offer(self, frame: bytes | None) -> None:
-        """Queues a frame (None ends the stream); a full queue drops the client instead of slowing the others."""
+    def offer(self, block: bytes, frames: int) -> None:
+        """Queues so many frames; a client that has too many unread is dropped instead of slowing the others."""
         if self.dropped:
             return
-        try:
-            self.queue.put_nowait(frame)
-        except asyncio.QueueFull:
-            self.dropped = True
+        self.dropped = self._frames + frames > QUEUE_FRAMES
+        if not self.dropped:
+            self._blocks.append(block)
+            self._frames += frames
+        self._woken.set()
+
+    def end(self) -> None:
+        """Nothing follows what is queued."""
+        self._over = True
+        self._woken.set()
 
 
 class Framer:
@@ -90,7 +106,9 @@ class Framer:
     async def _view(self, recorded: RecordedEvent) -> JobView:
         job_id = recorded.correlation_id
         view = self._views.pop(job_id, None)
-        if view is None:
+        if view is None and recorded.category == "job" and recorded.stream_version == 1:  # its story begins here
+            view = fold_job(job_id, [recorded])
+        elif view is None:
             view = fold_job(job_id, await self._store.read_correlated(job_id, up_to=recorded.global_position))
         else:
             view = evolve_job_view(view, recorded, catalogue.decode(recorded))
@@ -128,13 +146,14 @@ class Feed:
             await stop.wait()
             self._stopping = True
             for subscriber in self._subscribers:
-                subscriber.offer(None)
+                subscriber.end()
 
     def open(self, ip: str, after: int | None) -> AsyncGenerator[bytes]:
         """The frames of one stream, from now on or after a position. Raises Unavailable over the limits."""
         of_ip = Counter(subscriber.ip for subscriber in self._subscribers)[ip]
         if len(self._subscribers) >= self._max_streams or of_ip >= self._max_per_ip:
-            raise Unavailable("too many event streams are open", retry_after_s=10)
+            limits = f"GATEWAY_EVENT_STREAMS is {self._max_streams}, GATEWAY_EVENT_STREAMS_PER_IP {self._max_per_ip}"
+            raise Unavailable(f"too many event streams are open ({limits})", retry_after_s=10)
         return self._frames(ip, after)
 
     async def _join(self, ip: str) -> Subscriber:
@@ -144,7 +163,7 @@ class Feed:
             subscriber = Subscriber(ip, self._position)
             self._subscribers.add(subscriber)
         if self._stopping:
-            subscriber.offer(None)
+            subscriber.end()
         return subscriber
 
     async def _frames(self, ip: str, after: int | None) -> AsyncGenerator[bytes]:
@@ -188,14 +207,17 @@ class Feed:
                 await asyncio.sleep(pause_s)
 
     async def _read_on(self) -> None:
-        async with self._turn:
-            while True:
+        while True:
+            async with self._turn:
                 page = await self._store.read(after=self._position, limit=PAGE)
-                for recorded in page:
-                    self._publish(await self._framer.frame(recorded))
-                    self._position = recorded.global_position
-                if len(page) < PAGE:
-                    return
+                frames = [await self._framer.frame(recorded) for recorded in page]
+                if frames:
+                    self._publish(frames)
+                    self._position = page[-1].global_position
+            # Sending to all takes its time: what is committed meanwhile is the next block.
+            await asyncio.sleep(min(len(self._subscribers) * PAUSE_PER_STREAM_S, LONGEST_PAUSE_S))
+            if len(page) < PAGE:
+                return
 
     async def _read_progress(self) -> None:
         for job_id in self._wakeups.take_reporting_jobs():
@@ -207,13 +229,13 @@ class Feed:
             except Rejected as refusal:
                 log.warning("gateway.feed.no_progress", job_id=str(job_id), detail=refusal.detail)
                 continue
-            for line in page.lines:
-                name, body = progress_body(job_id, line)
-                self._publish(sse.json_frame(body, event=name))
+            told = [progress_body(job_id, line) for line in page.lines]
+            self._publish([sse.json_frame(body, event=name) for name, body in told])
             self._cursors[job_id] = page.cursor
             if len(self._cursors) > KEPT_VIEWS:
                 self._cursors.popitem(last=False)
 
-    def _publish(self, frame: bytes) -> None:
+    def _publish(self, frames: list[bytes]) -> None:
+        block = b"".join(frames)
         for subscriber in self._subscribers:
-            subscriber.offer(frame)
+            subscriber.offer(block, len(frames))

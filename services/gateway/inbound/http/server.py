@@ -1,6 +1,7 @@
 """uvicorn as a loop of the service: it starts and stops with the others, and signals belong to the service."""
 
 import asyncio
+import resource
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -26,10 +27,21 @@ class _Server(uvicorn.Server):
 
 def bind(host: str, port: int) -> socket.socket:
     """A listening socket. A port that is taken is found out before anything starts."""
+    _raise_open_files()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.create_server((host, port), family=family, backlog=BACKLOG)
     bound.setblocking(False)
     return bound
+
+
+def _raise_open_files() -> None:
+    """Each open stream is an open file: as many are allowed as the system lets us have."""
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed < most:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        except (OSError, ValueError) as error:  # some systems name a limit that they do not grant
+            log.warning("gateway.open_files.kept", allowed=allowed, error=str(error))
 
 
 async def serve(app: ASGIApp, bound: socket.socket, stop: asyncio.Event, *, drain_s: float) -> None:
