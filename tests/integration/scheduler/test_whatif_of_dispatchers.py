@@ -51,8 +51,8 @@ class Users:
         self._random = Random(seed)  # noqa: S311 - a repeatable mix
         self.are_done = asyncio.Event()
 
-    async def one(self, number: int) -> None:
-        """One job's life, until nothing more is asked of it."""
+    async def queued(self, number: int) -> UUID:
+        """Submits a job and pays for it."""
         job_id = new_id()
         order = SubmitJob(
             job_id=job_id,
@@ -63,11 +63,16 @@ class Users:
             dataloader=[],
             datasets=[],
         )
-        await self._tell(job_id, Submit(order=order, providers=("local",), at=utc_now()))
+        await self.tell(job_id, Submit(order=order, providers=("local",), at=utc_now()))
         reserved = RecordFundsReserved(reserved_micro_usd=0, price_micro_usd_per_hour=0, at=utc_now())
-        await self._tell(job_id, reserved)
+        await self.tell(job_id, reserved)
+        return job_id
+
+    async def one(self, number: int) -> None:
+        """One job's life, until nothing more is asked of it."""
+        job_id = await self.queued(number)
         if self._random.random() < 0.2:
-            await self._tell(job_id, Cancel(reason="asked", at=utc_now()))
+            await self.tell(job_id, Cancel(reason="asked", at=utc_now()))
         ended: set[UUID] = set()
         while not await self._is_over(job_id):
             await eventually(lambda: self._moves(job_id, ended), 60)
@@ -79,7 +84,7 @@ class Users:
         if not attempts or attempts[-1] in ended:
             return await self._is_over(job_id)
         ended.add(attempts[-1])
-        await self._tell(job_id, self._end(attempts[-1]))
+        await self.tell(job_id, self._end(attempts[-1]))
         return True
 
     def _end(self, attempt_id: UUID) -> JobCommand:
@@ -92,7 +97,8 @@ class Users:
             attempt_id=attempt_id, steps=1, final_loss=None, artifacts=[], undelivered=[], at=now
         )
 
-    async def _tell(self, job_id: UUID, command: JobCommand) -> None:
+    async def tell(self, job_id: UUID, command: JobCommand) -> None:
+        """Records it on the job, as the service does."""
         await execute(self._store, JOB, job_stream(job_id), command, meta=EventMetadata(), correlation_id=job_id)
 
     async def _is_over(self, job_id: UUID) -> bool:
@@ -114,6 +120,34 @@ async def decided_again(store: PostgresEventStore) -> tuple[Decisions, int]:
     for _ in what_if.finish():
         continue
     return what_if.report({}, {}, 0.0).decisions, written
+
+
+async def test_a_burst_that_takes_many_rounds_to_explain_is_reproduced(
+    log_database: LogDatabase, store_for: StoreFor
+) -> None:
+    """130 jobs at once, 50 explanations a round; those with a slot are lost, and wait for their retry's time."""
+    store = await store_for("scheduler")
+    users = Users(store, seed=6)
+    async with asyncio.TaskGroup() as submits:
+        for number in range(130):
+            submits.create_task(users.queued(number))
+    async with a_dispatcher(log_database) as dispatcher:
+        while (await dispatcher.run_round()).unfinished:
+            continue
+        for one in await store.read(categories=["job"]):
+            event = catalogue.decode(one)
+            if isinstance(event, JobDispatched):
+                lost = RecordAttemptFailed(
+                    attempt_id=event.attempt_id, kind="lost", message="m", advice=None, at=utc_now()
+                )
+                await users.tell(one.correlation_id, lost)
+        while (await dispatcher.run_round()).unfinished:
+            continue
+    decisions, written = await decided_again(store)
+    assert decisions.first_difference is None
+    assert decisions.reproduced == decisions.recorded == written + decisions.retries
+    assert (decisions.dispatches, decisions.retries) == (8, 4)
+    assert decisions.explanations >= 126 + 4
 
 
 async def test_decisions_of_racing_dispatchers_are_all_reproduced(
