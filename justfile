@@ -116,6 +116,11 @@ test-unit *options: setup
 whatif-month *options: setup
     WHATIF_MONTH_JOBS=10000 {{ python }} -m pytest tests/integration/scheduler/test_whatif_month.py -k "unchanged or other" -q -s {{ options }}
 
+# Thousands of seeds of the simulation, all services in one process on a virtual clock; --seed N shows one
+[group('test')]
+sim *options: setup
+    {{ python }} -m tests.sim {{ options }}
+
 # Measure how fast everything is, beside what the machine gives: all, or the benchmarks named (a to f); --write keeps it
 [group('test')]
 bench *options: setup
