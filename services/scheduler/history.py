@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from uuid import UUID
 
 import asyncpg
@@ -77,15 +77,14 @@ class PastQueues:
         with unavailable_on_outage("read_queue"):
             async with asyncio.timeout(PAST_TIMEOUT_S):
                 rows = await self._pool.fetch(QUERIES.live_history, command.up_to_position, _OF_QUEUE, _ENDS)
-        past = queue_past.fold_queue(_job_events(recorded(row) for row in rows))
-        return CommandReply(data=queue_past.told(past))
-
-
-def _job_events(events: Iterator[RecordedEvent]) -> Iterator[tuple[UUID, Event, int]]:
-    for one in events:
-        event = catalogue.decode(one)
-        if event is not None:
-            yield _stream_id(one), event, one.global_position
+        events: list[tuple[UUID, Event, int]] = []
+        pause = _Pause()
+        for one in map(recorded, rows):
+            event = catalogue.decode(one)
+            if event is not None:
+                events.append((_stream_id(one), event, one.global_position))
+            await pause.when_due()
+        return CommandReply(data=queue_past.told(queue_past.fold_queue(events)))
 
 
 def _stream_id(one: RecordedEvent) -> UUID:
