@@ -11,6 +11,7 @@ from uuid import UUID
 
 import asyncpg
 import msgspec
+import structlog
 
 from services.scheduler.domain.queue_policy import Limits, RunningJob, WaitingJob
 from services.scheduler.domain.queue_row import QueueRow, evolve_row, running_job, waiting_job
@@ -22,6 +23,8 @@ from shared.sql import load_queries
 
 QUERIES = load_queries(Path(__file__).parent.parent / "sql" / "queries.sql")
 QUERY_TIMEOUT_S = 10.0
+
+log = structlog.stdlib.get_logger()
 
 
 class Queue(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,10 +72,9 @@ async def fold(connection: Connection, page: Sequence[RecordedEvent]) -> bool:
     before = {record["job_id"]: _row(record) for record in stored}
     rows: dict[UUID, QueueRow | None] = {job_id: before.get(job_id) for job_id in ids}
     for recorded in page:
-        event = catalogue.decode(recorded) if recorded.category == "job" else None
-        if event is not None:
+        if recorded.category == "job":
             job_id = _job_id(recorded)
-            rows[job_id] = evolve_row(rows[job_id], event, job_id, recorded.global_position)
+            rows[job_id] = _after(rows[job_id], recorded, job_id)
     changed = [row for job_id, row in rows.items() if row is not None and row != before.get(job_id)]
     gone = [job_id for job_id, row in rows.items() if row is None and job_id in before]
     if changed:
@@ -81,6 +83,22 @@ async def fold(connection: Connection, page: Sequence[RecordedEvent]) -> bool:
     if gone:
         await connection.execute(QUERIES.drop_jobs, gone, timeout=QUERY_TIMEOUT_S)
     return any(_matters(before.get(job_id), row) for job_id, row in rows.items())
+
+
+def _after(row: QueueRow | None, recorded: RecordedEvent, job_id: UUID) -> QueueRow | None:
+    """The row after one more event. A job with one that cannot be read leaves the line and holds up no other."""
+    try:
+        event = catalogue.decode(recorded)
+    except msgspec.DecodeError as error:
+        log.error(  # noqa: TRY400 - the reason says it all; who handles events one by one parks it
+            "scheduler.event.unreadable",
+            job_id=str(job_id),
+            event_type=recorded.type,
+            position=recorded.global_position,
+            reason=str(error),
+        )
+        return row if row is not None and row.phase in {"holding", "completing"} else None
+    return row if event is None else evolve_row(row, event, job_id, recorded.global_position)
 
 
 def _matters(before: QueueRow | None, after: QueueRow | None) -> bool:

@@ -31,9 +31,10 @@ from shared.contracts.job import (
     ReadQueue,
 )
 from shared.contracts.subjects import SCHEDULER_QUEUE
-from shared.eventstore.api import Append
-from shared.eventstore.group_commit import Connection, Outcome
+from shared.eventstore.api import Append, Appended
+from shared.eventstore.group_commit import Connection, Outcome, append_batch
 from shared.eventstore.postgres import PostgresEventStore
+from shared.eventstore.rows import Encoded, NewEvent, encode_meta
 from shared.ids import new_id
 from shared.projection import Projection, rebuild
 from tests.support.log import LogDatabase, StoreFor
@@ -264,6 +265,46 @@ async def test_a_job_cancelled_in_the_middle_of_a_round_is_not_started_and_does_
         await racing.close()
     assert (done.dispatched, done.unfinished) == (1, True)
     assert await placed(store) == [other]
+
+
+async def append_unreadable(database: LogDatabase, job_id: UUID, version: int) -> None:
+    """An event of the job that the code cannot read, as a writer of another version might leave it."""
+    event = NewEvent(new_id(), "job.wait_explained.v1", b'{"limit": "many"}')
+    command = Encoded(
+        stream=job_stream(job_id),
+        expected_version=version,
+        correlation_id=job_id,
+        meta=encode_meta(EventMetadata()),
+        events=(event,),
+        size_bytes=len(event.data),
+    )
+    connection = await asyncpg.connect(database.dsn("scheduler"))
+    try:
+        [outcome] = await append_batch(connection, [command])
+    finally:
+        await connection.close()
+    assert isinstance(outcome, Appended)
+
+
+async def test_a_job_with_an_event_nobody_can_read_leaves_the_line_and_holds_up_no_other(
+    log_database: LogDatabase, store: PostgresEventStore
+) -> None:
+    """The first in line is the broken one; with one slot it would be chosen again and again."""
+    [holder, broken, next_one] = await add(store, *(a_queued_job(user) for user in "abc"))
+    async with a_dispatcher(log_database, Limits(in_all=1, per_user=1)) as dispatcher:
+        await dispatcher.run_round()
+        await append_unreadable(log_database, holder, len(await store.read_stream(job_stream(holder))))
+        await append_unreadable(log_database, broken, len(await store.read_stream(job_stream(broken))))
+        assert (await dispatcher.run_round()).dispatched == 0  # the holder keeps its slot
+        await end(store, holder)
+        await dispatcher.run_round()
+        seen = await read_queue(dispatcher)
+        assert [row["job_id"] for row in seen["running"]] == [str(next_one)]
+        assert seen["waiting"] == []
+        async with asyncpg.create_pool(log_database.dsn("scheduler"), min_size=1, max_size=2) as pool:
+            folded = Projection(name="queue", tables=("jobs",), durable=SCHEDULER_QUEUE, project=queue.project)
+            [rebuilt] = await rebuild(pool, store, [folded])
+        assert rebuilt.equal
 
 
 async def test_a_round_that_fails_leaves_no_slot_taken(log_database: LogDatabase, store: PostgresEventStore) -> None:
