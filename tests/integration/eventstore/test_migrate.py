@@ -130,7 +130,7 @@ async def test_owner_who_is_no_superuser_may_migrate(postgres_server: EmbeddedPo
     try:
         await migrate(postgres_server.dsn(owner, "pw", name), name, PASSWORDS)
         async with PostgresEventStore.open(postgres_server.dsn("scheduler", PASSWORDS["scheduler"], name)) as store:
-            await store.append(an_append(a_job_stream()))
+            assert (await store.append(an_append(a_job_stream()))).first_position == 1
     finally:
         await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
         await admin.execute(f"DROP ROLE {owner}")

@@ -163,3 +163,5 @@ async def test_a_partition_is_made_once_by_many(storage_pool: asyncpg.Pool) -> N
     async with asyncio.TaskGroup() as group:
         for _ in range(8):
             group.create_task(reports.ensure_partition(storage_pool, date(2030, 1, 1)))
+    partitions = "select count(*) from pg_inherits where inhrelid = to_regclass('storage.reports_20300101')"
+    assert await storage_pool.fetchval(partitions) == 1
