@@ -81,5 +81,6 @@ def park_event(
     t: Transaction, durable: str, position: int, event_id: UUID, type_: str, stream: str, reason: str
 ) -> None:
     """Remembers what was given up."""
-    row = {"durable": durable, "position": position, "event_id": event_id, "type": type_}
-    t.put("parked", (durable, position), {**row, "stream": stream, "reason": reason, "parked_at": t.now()})
+    row = {"durable": durable, "position": position, "event_id": event_id, "type": type_, "stream": stream}
+    known = t.get("parked", (durable, position)) or row
+    t.put("parked", (durable, position), {**known, "reason": reason, "parked_at": t.now()})

@@ -33,7 +33,7 @@ async def lock_queue(t: Transaction, durable: str) -> list[Row]:
 @twin(QUERIES, FAMILY)
 def raise_checkpoint(t: Transaction, durable: str, position: int) -> None:
     """Up to here the rows are folded; the caller holds the row."""
-    t.put("checkpoint", durable, {"position": position})
+    t.change("checkpoint", durable, position=position)
 
 
 @twin(QUERIES, FAMILY)

@@ -102,7 +102,7 @@ async def open_report_attempt(t: Transaction, attempt_id: UUID, job_id: UUID, da
     await t.lock("report_attempts", attempt_id)
     row = t.get("report_attempts", attempt_id) or {"job_id": job_id, "day": day, "ack": 0, "last_at": at}
     t.put("report_attempts", attempt_id, {**row, "last_at": max(row["last_at"], at)})
-    return [row]
+    return [{"job_id": row["job_id"], "day": row["day"], "ack": row["ack"]}]
 
 
 @twin(SQL, FAMILY)
