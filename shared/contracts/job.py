@@ -296,7 +296,8 @@ class ReadQueue(Command, frozen=True, kw_only=True, tag="read_queue"):
     `position` counts from 1, `reason` is one of `JobWaitExplained.reason` or `dispatching`.
 
     With a position: as the log tells it up to there, with the reasons that were recorded by then (`undecided` before a
-    round had looked at the job) and the limits of the last round (None if no decision of before says them).
+    round had looked at the job) and the limits of the last round (None if no decision of before says them). `waiting`
+    is then at most the first 10 000, `waiting_total` counts all.
     """
 
     up_to_position: int = 0

@@ -136,7 +136,7 @@ def _slots(running: int, limits: dict[str, int] | None) -> str:
 
 
 def _money(amount_micro_usd: int) -> str:
-    return dollars(amount_micro_usd / MICRO)
+    return f"{'-' if amount_micro_usd < 0 else ''}{dollars(abs(amount_micro_usd) / MICRO)}"
 
 
 def _read(file: Path, kind: type[T]) -> T:

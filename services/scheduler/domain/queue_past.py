@@ -11,6 +11,9 @@ from services.scheduler.domain.queue_policy import queue_order
 from services.scheduler.domain.queue_row import QueueRow, evolve_row, waiting_job
 from shared.contracts.job import DecisionBasis, Event, JobDispatched, JobWaitExplained
 
+MAX_WAITING = 10_000
+"""How many of the waiting jobs an answer tells, the first in line first."""
+
 UNDECIDED = "undecided"
 """The reason of a job that no round had looked at yet."""
 
@@ -45,14 +48,15 @@ def fold_queue(events: Iterable[tuple[UUID, Event, int]]) -> PastQueue:
 def told(past: PastQueue) -> dict[str, Any]:
     """The answer to `ReadQueue` for a position of the past."""
     held = sorted((row for row in past.rows.values() if row.phase == "holding"), key=lambda row: row.position)
-    waiting = [job for row in past.rows.values() if (job := waiting_job(row)) is not None]
+    waiting = sorted((job for row in past.rows.values() if (job := waiting_job(row)) is not None), key=queue_order)
     basis = past.basis
     return {
         "running": [_running(row) for row in held],
         "waiting": [
             _waiting(past.rows[job.job_id], place, past.explained.get(job.job_id))
-            for place, job in enumerate(sorted(waiting, key=queue_order), start=1)
+            for place, job in enumerate(waiting[:MAX_WAITING], start=1)
         ],
+        "waiting_total": len(waiting),
         "limits": {"global": basis.slots_in_all, "per_user": basis.slots_per_user} if basis else None,
     }
 

@@ -144,7 +144,6 @@ class Replay:
         if self._skipped is not None and isinstance(event, RoundEvent) and _same_round(self._skipped, known):
             self.skip(known)  # the window begins inside a round
             return
-        self._note_limits(event)
         if isinstance(event, RoundEvent):
             if self._round and not _same_round(self._round[-1], known):
                 self._decide_round()
@@ -196,9 +195,11 @@ class Replay:
             self._counts["old"] += _basis(known) is None
         if self.difference is None:
             self._compare(round_)
-        self._held_back += round_
+        if self.difference is None:
+            self._held_back += round_
 
     def _compare(self, round_: Sequence[Known]) -> None:
+        self._note_limits(round_[0].event)
         decided = self._decided_again(round_)
         recorded = [_recorded(known) for known in round_]
         same = self._common(recorded, decided)

@@ -64,15 +64,24 @@ class Past:
         funded = JobFundsReserved(reserved_micro_usd=0, price_micro_usd_per_hour=3_600_000)
         self.add(job_id, at_s, submitted, funded, JobQueued(queued_at=at, reason="first_time"))
 
-    def placed(self, job_id: UUID, at_s: float, attempt_id: UUID, number: int = 1, seen: int | None = None) -> None:
+    def placed(
+        self,
+        job_id: UUID,
+        at_s: float,
+        attempt_id: UUID,
+        number: int = 1,
+        seen: int | None = None,
+        slot: int = 1,
+        of: int = 1,
+    ) -> None:
         event = JobDispatched(
             attempt_id=attempt_id,
             attempt_number=number,
             provider="local",
             resume=None,
-            reason="first in line at priority 10; slot 1 of 1, 1 of 1 of its user",
+            reason=f"first in line at priority 10; slot {slot} of {of}, {slot} of {of} of its user",
             dispatched_at=T0 + timedelta(seconds=at_s),
-            basis=self._basis(at_s, seen),
+            basis=self._basis(at_s, seen, of),
         )
         self.add(job_id, at_s, event)
 
@@ -103,12 +112,12 @@ class Past:
         )
         self.add(job_id, at_s, failure, *following)
 
-    def _basis(self, at_s: float, seen: int | None = None) -> DecisionBasis:
+    def _basis(self, at_s: float, seen: int | None = None, of: int = 1) -> DecisionBasis:
         return DecisionBasis(
             seen_position=len(self.events) if seen is None else seen,
             decided_at=T0 + timedelta(seconds=at_s),
-            slots_in_all=1,
-            slots_per_user=1,
+            slots_in_all=of,
+            slots_per_user=of,
         )
 
 
@@ -154,6 +163,18 @@ def test_with_a_second_slot_the_second_job_runs_at_once_for_as_long_as_it_did() 
     assert visits(what_if.other_stories[B]) == [(11, 11 + HOUR_S)]
     assert (told.what_if.wait.max_s, told.what_if.completed, told.assumed_attempts) == (1, 2, 0)
     assert {usage.seconds for usage in what_if.usages(what_if=True)} == {HOUR_S - 60}
+
+
+def test_decisions_under_limits_that_were_changed_are_reproduced() -> None:
+    """The scheduler was started anew with two slots: each round is held to the limits it says."""
+    past = Past()
+    past.queued(A, 0)
+    past.placed(A, 1, uuid4())
+    past.queued(B, 10)
+    past.waits(B, 11, A)
+    past.placed(B, 12, uuid4(), slot=2, of=2)
+    decisions = asked(past.events, limits=ONE_SLOT).report({}, {}, 0.0).decisions
+    assert (decisions.recorded, decisions.reproduced, decisions.first_difference) == (3, 3, None)
 
 
 def test_a_decision_out_of_order_is_named() -> None:
