@@ -23,7 +23,7 @@ from shared.eventstore.postgres import PostgresEventStore
 from shared.eventstore.queries import QUERIES
 from shared.eventstore.topology import StreamEnd, Topology
 from tests.support.bus import bus_users, connected_bus, stream_api
-from tests.support.depth import examples
+from tests.support.depth import depth, examples
 from tests.support.log import PASSWORDS
 from tests.support.log_machine import FOLDS, SERVICE, Backend, Delivered, LogMachine, Publishing
 
@@ -125,7 +125,7 @@ def machine_bus(server_dir: Path) -> Iterator[EmbeddedNats]:
     server.stop()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(depth(120))
 def test_store_relay_and_projection_on_real_servers(
     postgres_server: EmbeddedPostgres, machine_bus: EmbeddedNats, log_template: str
 ) -> None:
@@ -134,4 +134,4 @@ def test_store_relay_and_projection_on_real_servers(
             return await ServerBackend(postgres_server, machine_bus, log_template).open()
 
     with structlog.testing.capture_logs():
-        run_state_machine_as_test(ServerMachine, settings=examples(10, stateful_step_count=18))
+        run_state_machine_as_test(ServerMachine, settings=examples(8, stateful_step_count=18))

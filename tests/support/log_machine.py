@@ -196,6 +196,7 @@ class LogMachine(RuleBasedStateMachine):
         self.publisher: Publisher | None = None
         self.fault: tuple[str, int] | None = None
         self.wipes_left = 2
+        self.reacted: set[UUID] = set()
         self.pull = HandedPull()
         self.stop = asyncio.Event()
 
@@ -214,11 +215,14 @@ class LogMachine(RuleBasedStateMachine):
         before=st.integers(0, 3),
         after=st.integers(2, 8),
         pages=st.booleans(),
+        reactions_at_once=st.sampled_from([0, 1, 4]),
     )
-    def start(self, categories: tuple[str, ...], before: int, after: int, *, pages: bool) -> None:
+    def start(
+        self, categories: tuple[str, ...], before: int, after: int, reactions_at_once: int, *, pages: bool
+    ) -> None:
         """A consumer that begins in a log that has begun, with something to read soon."""
         self.append_in_turn(before)
-        self.start_consumer(categories, pages=pages)
+        self.start_consumer(categories, reactions_at_once, pages=pages)
         self.append_in_turn(after)
         self.run(self.publish(20))
 
@@ -227,10 +231,14 @@ class LogMachine(RuleBasedStateMachine):
             category = ["job", "attempt", "job", "account", "job"][number % 5]
             self.append_at_once([(category, number % 2)], 1, 0, poison=False)
 
-    def start_consumer(self, categories: tuple[str, ...], *, pages: bool) -> None:
+    def start_consumer(self, categories: tuple[str, ...], reactions_at_once: int, *, pages: bool) -> None:
         self.durable = Durable(service=SERVICE, purpose="machine", categories=categories)
         self.subscription = Subscription(
-            durable=self.durable, project=self.project, project_page=self.project_page if pages else None
+            durable=self.durable,
+            react=self.react if reactions_at_once else None,
+            stories_at_once=max(1, reactions_at_once),
+            project=self.project,
+            project_page=self.project_page if pages else None,
         )
         consumer = Consumer(
             self.subscription,
@@ -253,6 +261,11 @@ class LogMachine(RuleBasedStateMachine):
         waiting = asyncio.ensure_future(self.pull.idle.wait())
         await asyncio.wait({waiting, self.running}, timeout=IDLE_LIMIT_S, return_when=asyncio.FIRST_COMPLETED)
         assert waiting.done(), self.running.exception() if self.running.done() else "the consumer never came to rest"
+
+    async def react(self, event: RecordedEvent) -> None:
+        """Happens before the rows, perhaps more than once; another story may be reacted to meanwhile."""
+        await asyncio.sleep(0)
+        self.reacted.add(event.event_id)
 
     async def project(self, connection: Any, event: RecordedEvent) -> None:
         """Sums for each stream, which nothing protects from an event that is applied twice or never."""
@@ -499,6 +512,7 @@ class LogMachine(RuleBasedStateMachine):
             if event.category in self.durable.categories and position not in parked:
                 events, positions, squares = folds.get(event.stream, (0, 0, 0))
                 folds[event.stream] = (events + 1, positions + position, squares + position**2)
+                assert self.subscription.react is None or event.event_id in self.reacted
         rows = await self.backend.pool.fetch(READ_FOLDS)
         assert {row["stream"]: (row["events"], row["positions"], row["squares"]) for row in rows} == folds
 
