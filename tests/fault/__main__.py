@@ -13,7 +13,7 @@ import asyncpg
 import uvloop
 
 from tests.fault.reach import reason_against
-from tests.fault.seeds import Outcome, play_seed
+from tests.fault.seeds import KEPT_SEEDS, Outcome, play_seed
 from tests.fault.steps import all_steps
 from tests.fault.system import FaultSystem, running_system
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, help="play this one seed alone, on a fresh system")
     parser.add_argument("--keep-going", action="store_true", help="go on after a seed that failed")
     given = parser.parse_args(arguments)
-    seeds = [given.seed] if given.seed is not None else list(range(given.first, given.first + given.seeds))
+    seeds = [*KEPT_SEEDS, *range(given.first, given.first + given.seeds)] if given.seed is None else [given.seed]
     home = Path(tempfile.mkdtemp(prefix="tw-fault-"))
     home.chmod(0o711)
     outcomes = uvloop.run(play_all(home, seeds, keep_going=given.keep_going))
@@ -104,7 +104,7 @@ async def explain(system: FaultSystem, outcome: Outcome) -> None:
         await connection.close()
     for row in rows:
         say(f"    {row['global_position']:>6}  {row['type']:<32} {row['stream']}  of {row['correlation_id']}")
-    say(f"\n  repeat it:  just fault --seed {script.seed}\n")
+    say(f"\n  repeat it:  just fault --seed={script.seed}\n")
 
 
 def report(outcomes: Sequence[Outcome]) -> None:

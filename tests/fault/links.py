@@ -14,6 +14,9 @@ from typing import Protocol
 from deploy.embedded.process import LOOPBACK, free_port
 
 _READ_LIMIT_BYTES = 16 * 1024 * 1024
+_AGAIN_S = 0.05
+"""How late a second copy comes: after the first was handled, most of the time."""
+
 Bytes = asyncio.StreamReader
 
 
@@ -120,7 +123,7 @@ class Link:
                     raise _Ended
                 sink.write(frame.data)
                 if verdict is Verdict.TWICE:
-                    sink.write(frame.data)
+                    asyncio.get_running_loop().call_later(_AGAIN_S, _write_again, sink, frame.data)
                 await sink.drain()
         raise _Ended
 
@@ -133,6 +136,11 @@ class Link:
             if found is Verdict.TWICE:
                 verdict = found
         return verdict
+
+
+def _write_again(sink: asyncio.StreamWriter, data: bytes) -> None:
+    if not sink.transport.is_closing():
+        sink.write(data)
 
 
 async def _finish(writer: asyncio.StreamWriter) -> None:

@@ -11,6 +11,7 @@ from uuid import UUID
 import asyncpg
 
 from shared.contracts.envelope import RecordedEvent
+from shared.contracts.subjects import DURABLES
 from shared.eventstore.outages import OUTAGES
 from shared.eventstore.rows import recorded
 from tests.fault.faults import Armed, Kind, Scene
@@ -38,6 +39,21 @@ _KINDS: dict[str, tuple[Kind, ...]] = {
     "query": ("kill", "kill_after", "pause", "cut", "delay", "server"),
     "http": ("kill", "kill", "kill_after", "pause", "cut", "delay", "server"),
 }
+
+
+_LOCK = "query:provider_bridge.lock_lease:before"
+_SLOW_SUCCESSOR = Armed("append:attempt.leased.v1:committed", "delay", 2, 1.5)
+_LATE_EVENT = {
+    "job": "started",
+    "attempt": "started",
+    "dataset": "packed",
+    "artifact": "stored",
+    "account": "funds_captured",
+}
+"""Category -> an event that every job which starts has."""
+
+KEPT_SEEDS = (-1, -2, -3)
+"""Everything delivered twice; two bridges over one run; commits that take their time while others append."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +87,8 @@ def reachable_steps() -> tuple[str, ...]:
 
 def script_for(seed: int) -> Script:
     """The seed's own steps come first, so that consecutive seeds go through all of them; each tenth is a duel."""
+    if seed < 0:
+        return _kept()[seed]
     dice = random.Random(f"fault {seed}")  # noqa: S311 - repeatable, not secret
     if seed % DUEL_EVERY == DUEL_EVERY - 1:
         return _duel(seed, dice)
@@ -90,11 +108,35 @@ def script_for(seed: int) -> Script:
 
 def _duel(seed: int, dice: random.Random) -> Script:
     """Two bridges over one run: one sleeps past its lease, the other is slow after it has taken over."""
-    steps = [step for step in reachable_steps() if _LEASED.match(step)]
-    step = steps[seed // DUEL_EVERY % len(steps)]
-    sleeps = Armed(step, "pause", 1, round(LEASE_S + dice.uniform(0.3, 0.8), 3))
-    is_slow = Armed("append:attempt.leased.v1:committed", "delay", 2, 1.5)
-    return Script(seed=seed, stories=(story_for(step) or "completes",), stagger_s=(0.0,), faults=(sleeps, is_slow))
+    places = [(_LOCK, nth) for nth in (1, 2, 3)] + [(step, 1) for step in sorted(reachable_steps()) if is_leased(step)]
+    step, nth = places[seed // DUEL_EVERY % len(places)]
+    sleeps = Armed(step, "pause", nth, round(LEASE_S + dice.uniform(0.3, 0.8), 3))
+    return Script(seed, (story_for(step) or "completes",), (0.0,), (sleeps, _SLOW_SUCCESSOR))
+
+
+def is_leased(step: str) -> bool:
+    """Whether the bridge does this under a lease."""
+    return _LEASED.match(step) is not None
+
+
+def _kept() -> dict[int, Script]:
+    """Scripts that catch, surely and at once, what a broken build does; they are played before every other seed."""
+    again = [
+        Armed(f"deliver:{durable.name}:{durable.categories[0]}.{_LATE_EVENT[durable.categories[0]]}.v1", "twice", 1, 0)
+        for durable in DURABLES
+    ]
+    held = [
+        Armed(f"append:{type_}.v1:before-commit", "delay", nth, 0.4)
+        for type_ in ("job.dispatched", "attempt.leased", "attempt.accepted")
+        for nth in (1, 2)
+    ]
+    duel = _duel(DUEL_EVERY - 1, random.Random("the first duel"))  # noqa: S311 - repeatable, not secret
+    scripts = (
+        Script(-1, ("saves", "cancelled_running"), (0.0, 0.1), tuple(again)),
+        Script(-2, duel.stories, duel.stagger_s, duel.faults),
+        Script(-3, ("completes", "saves", "fails"), (0.0, 0.05, 0.1), tuple(held)),
+    )
+    return {script.seed: script for script in scripts}
 
 
 def _armed(step: str, dice: random.Random) -> Armed:
