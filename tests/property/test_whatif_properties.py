@@ -26,13 +26,15 @@ SHAPES = st.builds(
     days=st.floats(0.02, 0.5),
     users=st.integers(1, 4),
     limits=LIMITS,
+    later_limits=st.none() | LIMITS,
     failing=st.sampled_from([0.0, 0.3, 0.7]),
     cancelled=st.sampled_from([0.0, 0.2, 0.6]),
     median_hold_s=st.sampled_from([1.0, 60.0, 1800.0]),
     round_s=st.sampled_from([0.008, 20.0, 300.0]),
     has_basis=st.booleans(),
     has_accounts=st.just(value=False),
-)
+).map(lambda shape: shape if shape.has_basis else msgspec.structs.replace(shape, later_limits=None))
+"""Without a basis nothing tells that the limits were changed."""
 POLICIES = st.builds(
     Policy,
     order=ORDERS,

@@ -77,6 +77,8 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     days: float = 30.0
     users: int = 12
     limits: Limits = Limits(in_all=20, per_user=6)
+    later_limits: Limits | None = None
+    """In force from the middle of the month on."""
     failing: float = 0.06
     cancelled: float = 0.05
     median_hold_s: float = 1800.0
@@ -239,19 +241,24 @@ class Month:
         """The first half of a round: what is seen now is decided on."""
         waiting = [job for row in self.rows.values() if (job := waiting_job(row)) is not None]
         running = [job for row in self.rows.values() if (job := running_job(row)) is not None]
-        admission = queue_policy.admit(waiting, running, self._shape.limits, now)
+        limits = self._limits(now)
+        admission = queue_policy.admit(waiting, running, limits, now)
         told = {job_id: row.wait_reason for job_id, row in self.rows.items()}
         basis = DecisionBasis(
             seen_position=self._seen,
             decided_at=now,
-            slots_in_all=self._shape.limits.in_all,
-            slots_per_user=self._shape.limits.per_user,
+            slots_in_all=limits.in_all,
+            slots_per_user=limits.per_user,
         )
         waits = queue_policy.unexplained(admission, told)
         states = {job_id: self._jobs[job_id] for job_id in self.rows}
         self._at(
             self._soon(now, 0.0002, self._shape.round_s), lambda at: self._commit(admission, waits, basis, states, at)
         )
+
+    def _limits(self, now: datetime) -> Limits:
+        is_late = now > BEGAN + timedelta(days=self._shape.days / 2)
+        return self._shape.later_limits if is_late and self._shape.later_limits else self._shape.limits
 
     def _commit(
         self,
