@@ -1,7 +1,9 @@
 """Event type string -> struct: the only place where a stored name meets a class. The catalogue only grows."""
 
+from collections.abc import Callable
+from functools import partial
 from types import UnionType
-from typing import cast, get_args
+from typing import Union, cast, get_args
 
 import msgspec
 
@@ -10,7 +12,7 @@ from shared.contracts.artifact import ArtifactEvent
 from shared.contracts.attempt import AttemptEvent
 from shared.contracts.envelope import RecordedEvent
 from shared.contracts.job import Event, JobEvent
-from shared.contracts.upcasts import upcast
+from shared.contracts.upcasts import UPCASTS, upcast
 
 WRITERS: dict[str, str] = {
     "job": "scheduler",
@@ -40,7 +42,9 @@ EVENT_TYPES: dict[str, type[Event]] = {
 }
 
 _encoder = msgspec.json.Encoder(order="deterministic")
-_decoders = {name: msgspec.json.Decoder(cls) for name, cls in EVENT_TYPES.items()}
+_readers: dict[str, Callable[[bytes], Event]] = {
+    name: msgspec.json.Decoder(cls).decode for name, cls in EVENT_TYPES.items()
+}
 
 
 def encode(event: Event) -> bytes:
@@ -48,8 +52,33 @@ def encode(event: Event) -> bytes:
     return _encoder.encode(event)
 
 
+_list_decoder = cast(
+    "msgspec.json.Decoder[list[Event]]",  # a union made at run time is no type to the checker
+    msgspec.json.Decoder(list[Union[tuple(EVENT_TYPES.values())]]),  # noqa: UP007
+)
+
+
 def decode(recorded: RecordedEvent) -> Event | None:
     """The current struct of a stored event, upcast if it is of an older version; None for a type we do not know."""
-    type_, data = upcast(recorded.type, bytes(recorded.data))
-    decoder = _decoders.get(type_)
-    return decoder.decode(data) if decoder else None
+    return reader(recorded.type)(bytes(recorded.data))
+
+
+def reader(type_: str) -> Callable[[bytes], Event | None]:
+    """What makes the current struct of this stored type's JSON; one that gives None for a type we do not know."""
+    found = _readers.get(type_)
+    return found if found is not None and type_ not in UPCASTS else partial(_read_old, type_)
+
+
+def _read_old(type_: str, data: bytes) -> Event | None:
+    current, newer = upcast(type_, data)
+    found = _readers.get(current)
+    return found(newer) if found is not None else None
+
+
+def decode_list(array: bytes) -> list[Event]:
+    """The current structs of a JSON array of payloads, at once.
+
+    Raises:
+        msgspec.ValidationError: one of them is not of a current type; `reader` knows each by its stored type.
+    """
+    return _list_decoder.decode(array)

@@ -29,7 +29,7 @@ from tests.bench.servers import fresh_log
 from tests.support.log import LogDatabase
 
 WRITERS = (1, 16, 64)
-SECONDS = 0.6
+SECONDS = 0.5
 _VERSIONS = 8
 _FACT = "late facts are recorded beside the end of a job; this one is as long as an event usually is: " + "x" * 160
 _HASH = b"\xa5" * 32

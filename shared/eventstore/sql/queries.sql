@@ -34,6 +34,38 @@ cross join lateral (
 order by e.global_position
 limit $3
 
+-- name: replay_all
+-- A page of the whole log as three values, for folds of a long past: the last position, the streams, the payloads.
+select
+    max(e.global_position) as last_position,
+    array_agg(e.stream order by e.global_position) as streams,
+    string_agg(e.data, ','::bytea order by e.global_position) as payloads
+from (
+    select global_position, stream, data from log.events
+    where global_position > $1 and global_position <= $2
+    order by global_position
+    limit $3
+) as e
+
+-- name: replay_category
+-- The same of one category.
+select
+    max(e.global_position) as last_position,
+    array_agg(e.stream order by e.global_position) as streams,
+    string_agg(e.data, ','::bytea order by e.global_position) as payloads
+from (
+    select global_position, stream, data from log.events
+    where category = $4 and global_position > $1 and global_position <= $2
+    order by global_position
+    limit $3
+) as e
+
+-- name: replay_types
+-- The stored types and payloads of a page that holds a type which is not current.
+select type, data from log.events
+where ($3::text is null or category = $3) and global_position > $1 and global_position <= $2
+order by global_position
+
 -- name: read_correlated
 -- Everything that happened because of one thing.
 select global_position, event_id, stream, stream_version, type, data, meta, correlation_id, recorded_at, hash
