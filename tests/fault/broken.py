@@ -21,7 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 SUITE_LIMIT_S = 600.0
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+?)(?: - .*)?$", re.MULTILINE)
-_VIOLATION = re.compile(r"^\s*(?:VIOLATION|violation)\s+(.*)$", re.MULTILINE)
+_VIOLATION = re.compile(r"^(?: *VIOLATION +|broken: )(.*)$", re.MULTILINE)
+_SHOWN = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +95,7 @@ MUTATIONS = (
         suites=(
             _pytest("consumer", f"{_INTEGRATION}/messaging/test_consumer.py", "-k", "redelivered or before_its_ack"),
             _pytest("windows", "tests/fault/test_windows_servers.py", "-k", "nats"),
+            Suite(name="sim", arguments=("tests.sim", "--seeds", "100")),
         ),
     ),
     Mutation(
@@ -209,9 +211,16 @@ def _failures(done: subprocess.CompletedProcess[str]) -> tuple[str, ...]:
 def _say_result(result: Caught) -> None:
     verdict = f"{len(result.failed)} failed" if result.failed else "all passed"
     say(f"  {result.suite:<10} {result.seconds:6.1f} s  {verdict}")
-    tests = Counter(name.rpartition("/")[2].partition("[")[0] for name in result.failed)
-    for name, times in tests.items():
+    tests = Counter(_test_of(name) for name in result.failed)
+    for name, times in list(tests.items())[:_SHOWN]:
         say(f"      {name}{f' ({times} cases)' if times > 1 else ''}")
+    if len(tests) > _SHOWN:
+        say(f"      and {len(tests) - _SHOWN} more")
+
+
+def _test_of(name: str) -> str:
+    """A test without its folder and case; a violation as it was told."""
+    return name.rpartition("/")[2].partition("[")[0] if name.startswith("tests/") else name
 
 
 if __name__ == "__main__":
