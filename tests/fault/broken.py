@@ -121,7 +121,7 @@ MUTATIONS = (
         name="the lock that orders commits",
         edits=(
             Edit(
-                file="shared/eventstore/sql/0001_log.sql",
+                file="shared/eventstore/sql/0002_append_with_less_work.sql",
                 old="    perform pg_advisory_xact_lock(7305808869232664);\n",
                 new="",
             ),
