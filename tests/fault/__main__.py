@@ -13,7 +13,7 @@ import asyncpg
 import uvloop
 
 from tests.fault.reach import reason_against
-from tests.fault.seeds import KEPT_SEEDS, Outcome, play_seed
+from tests.fault.seeds import KEPT_SEEDS, Outcome, Script, play_seed, script_for
 from tests.fault.steps import all_steps
 from tests.fault.system import FaultSystem, running_system
 
@@ -34,11 +34,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--seed", type=int, help="play this one seed alone, on a fresh system")
     parser.add_argument("--keep-going", action="store_true", help="go on after a seed that failed")
+    parser.add_argument("--jobs", type=int, default=1, help="how many jobs a seed plays at least; a duel has one")
     given = parser.parse_args(arguments)
     seeds = [*KEPT_SEEDS, *range(given.first, given.first + given.seeds)] if given.seed is None else [given.seed]
     home = Path(tempfile.mkdtemp(prefix="tw-fault-"))
     home.chmod(0o711)
-    outcomes = uvloop.run(play_all(home, seeds, keep_going=given.keep_going))
+    scripts = [script_for(seed, least_jobs=given.jobs) for seed in seeds]
+    outcomes = uvloop.run(play_all(home, scripts, keep_going=given.keep_going))
     report(outcomes)
     if any(outcome.violations for outcome in outcomes):
         say(f"\nThe logs of every process are in {home}/system-*/logs")
@@ -47,24 +49,24 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-async def play_all(home: Path, seeds: Sequence[int], *, keep_going: bool = False) -> list[Outcome]:
+async def play_all(home: Path, scripts: Sequence[Script], *, keep_going: bool = False) -> list[Outcome]:
     """Plays the seeds on one system; a seed that fails ends it, and the next one gets a fresh system."""
     outcomes: list[Outcome] = []
-    while len(outcomes) < len(seeds) and (keep_going or not any(outcome.violations for outcome in outcomes)):
+    while len(outcomes) < len(scripts) and (keep_going or not any(outcome.violations for outcome in outcomes)):
         async with running_system(home / f"system-{len(outcomes)}") as system:
-            await _play_until_failure(system, seeds, outcomes)
+            await _play_until_failure(system, scripts, outcomes)
     return outcomes
 
 
-async def _play_until_failure(system: FaultSystem, seeds: Sequence[int], outcomes: list[Outcome]) -> None:
+async def _play_until_failure(system: FaultSystem, scripts: Sequence[Script], outcomes: list[Outcome]) -> None:
     since = 0
-    for number, seed in list(enumerate(seeds))[len(outcomes) :]:
-        rebuild = (number + 1) % REBUILD_EVERY == 0 or number + 1 == len(seeds)
-        outcome = await play_seed(system, seed, since=since, rebuild=rebuild)
+    for number, script in list(enumerate(scripts, start=1))[len(outcomes) :]:
+        rebuild = number % REBUILD_EVERY == 0 or number == len(scripts)
+        outcome = await play_seed(system, script, since=since, rebuild=rebuild)
         outcomes.append(outcome)
         hit = sum(bool(fault.process) for fault in outcome.scene.armed)
         verdict = "FAILED" if outcome.violations else "ok"
-        say(f"seed {seed:>5}  {outcome.seconds:6.1f} s  {hit} of {len(outcome.scene.armed)} faults  {verdict}")
+        say(f"seed {script.seed:>5}  {outcome.seconds:6.1f} s  {hit} of {len(outcome.scene.armed)} faults  {verdict}")
         if outcome.violations:
             await explain(system, outcome)
             return
@@ -104,7 +106,7 @@ async def explain(system: FaultSystem, outcome: Outcome) -> None:
         await connection.close()
     for row in rows:
         say(f"    {row['global_position']:>6}  {row['type']:<32} {row['stream']}  of {row['correlation_id']}")
-    say(f"\n  repeat it:  just fault --seed={script.seed}\n")
+    say(f"\n  repeat it:  just fault --seed={script.seed} --jobs={len(script.stories)}\n")
 
 
 def report(outcomes: Sequence[Outcome]) -> None:

@@ -85,7 +85,7 @@ def reachable_steps() -> tuple[str, ...]:
     return tuple(steps)
 
 
-def script_for(seed: int) -> Script:
+def script_for(seed: int, *, least_jobs: int = 1) -> Script:
     """The seed's own steps come first, so that consecutive seeds go through all of them; each tenth is a duel."""
     if seed < 0:
         return _kept()[seed]
@@ -96,7 +96,7 @@ def script_for(seed: int) -> Script:
     first = FAULTS_PER_SEED * (seed - seed // DUEL_EVERY)
     steps = [order[(first + number) % len(order)] for number in range(FAULTS_PER_SEED)]
     stories = list(dict.fromkeys(story for step in steps if (story := story_for(step))))
-    while len(stories) < FAULTS_PER_SEED and dice.random() < 0.5:
+    while len(stories) < least_jobs or (len(stories) < FAULTS_PER_SEED and dice.random() < 0.5):
         stories.append(dice.choice(list(STORIES)))
     return Script(
         seed=seed,
@@ -148,14 +148,13 @@ def _armed(step: str, dice: random.Random) -> Armed:
     return Armed(step, kind, nth, round(for_s, 3))
 
 
-async def play_seed(system: FaultSystem, seed: int, *, since: int, rebuild: bool) -> Outcome:
+async def play_seed(system: FaultSystem, script: Script, *, since: int, rebuild: bool) -> Outcome:
     """Plays a seed up to rest and asks whether every promise held."""
-    script = script_for(seed)
     began = time.monotonic()
     armed = [Armed(fault.step, fault.kind, fault.nth, fault.for_s) for fault in script.faults]
     outcome = Outcome(script, system.director.begin(armed))
     try:
-        outcome.job_ids = await play(system, seed, script.stories, script.stagger_s)
+        outcome.job_ids = await play(system, script.seed, script.stories, script.stagger_s)
         outcome.violations += await _rest(system, outcome.job_ids)
     except* RefusedError as refusals:
         outcome.violations += [str(refusal) for refusal in refusals.exceptions]

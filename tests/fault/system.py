@@ -50,6 +50,7 @@ class FaultSystem:
         self.fleet = Fleet(home / "logs", self._note)
         self._postgres = EmbeddedPostgres(home / "pg")
         self._nats = EmbeddedNats(home / "nats", bus_users())
+        self._servers_away: set[str] = set()
         self._storage_port, self._gateway_port = free_port(), free_port()
         self.client_link = self._http_link("client", "gateway", self._gateway_port)
         self._trainer_link = self._http_link("trainer", "gateway", self._gateway_port)
@@ -126,19 +127,26 @@ class FaultSystem:
         if server not in {"postgres", "nats"}:
             await self.fleet.kill(server, away_s)
             return
-        server_process = self._postgres if server == "postgres" else self._nats
-        child = server_process.process
-        if child is None or child.poll() is not None:
+        if server in self._servers_away:
             return
+        self._servers_away.add(server)
+        try:
+            await self._replace(self._postgres if server == "postgres" else self._nats, server, away_s)
+        finally:
+            self._servers_away.discard(server)
+
+    async def _replace(self, embedded: EmbeddedPostgres | EmbeddedNats, name: str, away_s: float) -> None:
+        child = embedded.process
+        assert child is not None
         child.send_signal(signal.SIGKILL)
-        self.director.scene.note(server, "SIGKILL")
+        self.director.scene.note(name, "SIGKILL")
         await asyncio.to_thread(child.wait)
         await asyncio.sleep(away_s)
-        server_process.spawn()
+        embedded.spawn()
         async with asyncio.timeout(_READY_S):
-            while not await asyncio.to_thread(server_process.is_ready):  # noqa: ASYNC110 - another process's readiness
+            while not await asyncio.to_thread(embedded.is_ready):  # noqa: ASYNC110 - another process's readiness
                 await asyncio.sleep(_LOOK_S)
-        self.director.scene.note(server, "is back")
+        self.director.scene.note(name, "is back")
 
     # ---- how a process is started ------------------------------------------------------------------------------------
 

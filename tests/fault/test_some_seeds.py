@@ -37,7 +37,7 @@ def short_home() -> Iterator[Path]:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_every_promise_holds_whatever_fault_hits_the_first_steps(short_home: Path) -> None:
-    outcomes = await play_all(short_home, SEEDS)
+    outcomes = await play_all(short_home, [script_for(seed) for seed in SEEDS])
     assert [(outcome.script.seed, outcome.violations) for outcome in outcomes] == [(seed, []) for seed in SEEDS]
     assert sum(bool(fault.process) for outcome in outcomes for fault in outcome.scene.armed) >= len(SEEDS)
 
