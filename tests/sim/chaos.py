@@ -12,6 +12,23 @@ PAUSE = "pause"
 _CHANCE = 0.05
 """Of a fault at a place's first passing in a run; the n-th passing has 1/n of it: rare places are hit as often."""
 _LEVELS = (0.0, 0.3, 0.6, 1.0, 1.0, 2.0)
+_THEMES = ("", "", CRASH, PAUSE, PAUSE, "lost", "delayed", "unavailable", "cut after it ran")
+_LEANING = 0.7
+"""How often a run with a theme has its way, where the theme is among the faults."""
+_FOCUSES = ("", "provider:", "sql:bridge", "append:attempt", "append:", "deliver:", "answer:", "sql:scheduler", "http:")
+    "",
+    "",
+    "provider:",
+    "sql:bridge",
+    "append:attempt",
+    "append:",
+    "deliver:",
+    "answer:",
+    "sql:scheduler",
+    "http:",
+)
+_FOCUSED = 5.0
+"""How much likelier a run's faults are at the places it looks at."""
 _DELAYED = 0.08
 _YIELDED = 0.35
 _LONGEST_DELAY_S = 0.05
@@ -23,6 +40,8 @@ class Chaos:
     def __init__(self, seed: int, loop: asyncio.AbstractEventLoop) -> None:
         self.random = Random(seed)  # noqa: S311 - chance, no secret
         self.level = self.random.choice(_LEVELS)
+        self.theme = self.random.choice(_THEMES)
+        self.focus = self.random.choice(_FOCUSES)
         self.ceased = False
         self.is_instant = False
         self.reached: set[str] = set()
@@ -42,9 +61,13 @@ class Chaos:
         passed = self._passed[place] = self._passed[place] + 1
         if passed == 1:
             self.reached.add(place)
-        if self.ceased or self.random.random() * passed >= _CHANCE * self.level:
+        if self.ceased:
             return None
-        kind = self.random.choice(kinds)
+        weight = _FOCUSED if self.focus and place.startswith(self.focus) else 1.0
+        if self.random.random() * passed >= _CHANCE * self.level * weight:
+            return None
+        leans = self.theme in kinds and self.random.random() < _LEANING
+        kind = self.theme if leans else self.random.choice(kinds)
         self.note(f"{kind} at {place}")
         self.struck.add(f"{kind} at {place}")
         return kind

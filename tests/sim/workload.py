@@ -18,7 +18,7 @@ from tests.sim.trainer import ConnectionLost
 
 _TRIES = 200
 _PAUSE_S = 0.5
-_SUBMITS_WITHIN_S = 15.0
+_SUBMITS_WITHIN_S = (0.5, 4.0, 15.0)
 _CANCELS_WITHIN_S = 40.0
 _REPLICAS = ("scheduler", "provider_bridge")
 _SINGLE = ("storage", "billing", "gateway", "relay")
@@ -46,6 +46,7 @@ class Person:
     number: int
     user_id: str
     wants_cancel: bool
+    within_s: float
     answers: set[UUID] = field(default_factory=set[UUID])
     refusals: list[str] = field(default_factory=list[str])
     cancel_accepted: bool = False
@@ -59,7 +60,7 @@ class Person:
             priority=random.choice(["low", "normal", "high"]),
         )
         self._principal = Principal(user_id=self.user_id, is_admin=False, source_ip=None)
-        self._submit_at = self.chaos.between(0.0, _SUBMITS_WITHIN_S)
+        self._submit_at = self.chaos.between(0.0, self.within_s)
         self._again = random.randint(0, 2)
         self._cancel_after = self.chaos.between(0.0, _CANCELS_WITHIN_S) * random.random()
 
@@ -122,12 +123,14 @@ def draw_people(system: System, chaos: Chaos) -> list[Person]:
     """One to four jobs of one or two users."""
     random = chaos.random
     users = ["ann", "bob"][: random.randint(1, 2)]
+    within_s = random.choice(_SUBMITS_WITHIN_S)
     return [
         Person(
             system=system,
             chaos=chaos,
             number=number,
             user_id=random.choice(users),
+            within_s=within_s,
             wants_cancel=random.random() < 0.4,
         )
         for number in range(random.randint(1, 4))
