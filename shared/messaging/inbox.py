@@ -35,11 +35,13 @@ class Inbox:
         return int(await self.connection.fetchval(QUERIES.read_checkpoint, self._durable))
 
     async def unhandled(self, events: Sequence[RecordedEvent], checkpoint: int) -> list[RecordedEvent]:
-        """The events that the inbox does not hold and that are not too old to ask, in position order."""
+        """The events that the inbox does not hold and that are not too old to ask, in position order.
+
+        Nothing above the checkpoint is in it, because whoever puts an event in raises the checkpoint with it.
+        """
         young = [event for event in events if event.global_position > checkpoint - KEEP_POSITIONS]
-        if not young:
-            return []
-        rows = await self.connection.fetch(QUERIES.already_handled, self._durable, [event.event_id for event in young])
+        doubtful = [event.event_id for event in young if event.global_position <= checkpoint]
+        rows = await self.connection.fetch(QUERIES.already_handled, self._durable, doubtful) if doubtful else []
         handled = {row["event_id"] for row in rows}
         return sorted(
             (event for event in young if event.event_id not in handled), key=lambda event: event.global_position
