@@ -16,17 +16,6 @@ _THEMES = ("", "", CRASH, PAUSE, PAUSE, "lost", "delayed", "unavailable", "cut a
 _LEANING = 0.7
 """How often a run with a theme has its way, where the theme is among the faults."""
 _FOCUSES = ("", "provider:", "sql:bridge", "append:attempt", "append:", "deliver:", "answer:", "sql:scheduler", "http:")
-    "",
-    "",
-    "provider:",
-    "sql:bridge",
-    "append:attempt",
-    "append:",
-    "deliver:",
-    "answer:",
-    "sql:scheduler",
-    "http:",
-)
 _FOCUSED = 5.0
 """How much likelier a run's faults are at the places it looks at."""
 _DELAYED = 0.08
