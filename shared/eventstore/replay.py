@@ -24,6 +24,7 @@ PAGE_EVENTS = 1000
 """More at once leave the processor's cache before they are folded."""
 _TIMEOUT_S = 60.0
 _COLLECT_EVERY = 100_000
+_USUAL = gc.get_threshold()
 
 Take = Callable[[str, Event | None], object]
 """`take(stream, event)`; None for an event of a type that this version does not know."""
@@ -97,11 +98,10 @@ async def _one_by_one(connection: Connection, category: str | None, after: int, 
 @contextmanager
 def rare_collections() -> Generator[None]:
     """What is alive now is not looked at again, and new objects seldom: a fold makes millions, and no cycles."""
-    before = gc.get_threshold()
     gc.freeze()
-    gc.set_threshold(_COLLECT_EVERY, *before[1:])
+    gc.set_threshold(_COLLECT_EVERY, *_USUAL[1:])
     try:
         yield
     finally:
-        gc.set_threshold(*before)
+        gc.set_threshold(*_USUAL)  # also where two overlap: the later one only becomes slower
         gc.unfreeze()
