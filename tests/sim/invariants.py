@@ -22,6 +22,7 @@ from tests.sim.gateway import VIEWS
 from tests.sim.process import Process
 from tests.sim.system import System
 from tests.sim.workload import Person
+from tests.support.whatif import decided_again
 
 _PROJECTIONS: Sequence[tuple[Durable, Any, tuple[str, ...]]] = (
     (BILLING_LEDGER, ledger.project, ledger.TABLES),
@@ -47,7 +48,17 @@ def violations(system: System, people: Sequence[Person]) -> list[str]:
         *_views(system),
         *_reports(system),
         *_tables(system),
+        *_decisions(history),
     ]
+
+
+def _decisions(history: Sequence[RecordedEvent]) -> list[str]:
+    """What-if takes every decision again and gets the same, whatever struck between what a round saw and wrote."""
+    decisions = decided_again(history)
+    difference = decisions.first_difference
+    if difference is None and decisions.reproduced == decisions.recorded:
+        return []
+    return [f"{decisions.reproduced} of {decisions.recorded} decisions are reproduced; first difference {difference}"]
 
 
 def _answers(people: Sequence[Person]) -> list[str]:

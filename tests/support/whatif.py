@@ -1,12 +1,14 @@
-"""What-if over events in memory."""
+"""What-if over events in memory, and over a log that was written."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from uuid import UUID
 
 from services.scheduler.domain.queue_policy import Limits
 from services.scheduler.domain.whatif import WhatIf
 from services.scheduler.domain.whatif_story import Mark
-from shared.contracts.whatif import Policy, SimulatePolicy
+from shared.contracts import catalogue
+from shared.contracts.envelope import RecordedEvent
+from shared.contracts.whatif import Decisions, Policy, SimulatePolicy
 from tests.support.bulk_log import PastEvent
 
 CATEGORIES = {"job", "attempt"}
@@ -30,3 +32,16 @@ def asked(
     for _ in what_if.finish():
         continue
     return what_if
+
+
+def decided_again(history: Iterable[RecordedEvent]) -> Decisions:
+    """What comes of taking every decision of a log again, under the policy in force."""
+    what_if = WhatIf(SimulatePolicy(), Limits(in_all=0, per_user=0))
+    for recorded in history:
+        event = catalogue.decode(recorded) if recorded.category in CATEGORIES else None
+        if event is not None:
+            stream_id = UUID(recorded.stream.partition("-")[2])
+            what_if.take(recorded.category, stream_id, event, Mark(recorded.global_position, recorded.recorded_at))
+    for _ in what_if.finish():
+        continue
+    return what_if.report({}, {}, 0.0).decisions
