@@ -35,12 +35,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, help="play this one seed alone, on a fresh system")
     parser.add_argument("--keep-going", action="store_true", help="go on after a seed that failed")
     parser.add_argument("--jobs", type=int, default=1, help="how many jobs a seed plays at least; a duel has one")
+    parser.add_argument("--trace", action="store_true", help="print the steps of seeds that hold, too")
     given = parser.parse_args(arguments)
     seeds = [*KEPT_SEEDS, *range(given.first, given.first + given.seeds)] if given.seed is None else [given.seed]
     home = Path(tempfile.mkdtemp(prefix="tw-fault-"))
     home.chmod(0o711)
     scripts = [script_for(seed, least_jobs=given.jobs) for seed in seeds]
-    outcomes = uvloop.run(play_all(home, scripts, keep_going=given.keep_going))
+    outcomes = uvloop.run(play_all(home, scripts, keep_going=given.keep_going, trace=given.trace))
     report(outcomes)
     if any(outcome.violations for outcome in outcomes):
         say(f"\nThe logs of every process are in {home}/system-*/logs")
@@ -49,16 +50,20 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-async def play_all(home: Path, scripts: Sequence[Script], *, keep_going: bool = False) -> list[Outcome]:
+async def play_all(
+    home: Path, scripts: Sequence[Script], *, keep_going: bool = False, trace: bool = False
+) -> list[Outcome]:
     """Plays the seeds on one system; a seed that fails ends it, and the next one gets a fresh system."""
     outcomes: list[Outcome] = []
     while len(outcomes) < len(scripts) and (keep_going or not any(outcome.violations for outcome in outcomes)):
         async with running_system(home / f"system-{len(outcomes)}") as system:
-            await _play_until_failure(system, scripts, outcomes)
+            await _play_until_failure(system, scripts, outcomes, trace=trace)
     return outcomes
 
 
-async def _play_until_failure(system: FaultSystem, scripts: Sequence[Script], outcomes: list[Outcome]) -> None:
+async def _play_until_failure(
+    system: FaultSystem, scripts: Sequence[Script], outcomes: list[Outcome], *, trace: bool
+) -> None:
     since = 0
     for number, script in list(enumerate(scripts, start=1))[len(outcomes) :]:
         rebuild = number % REBUILD_EVERY == 0 or number == len(scripts)
@@ -67,8 +72,9 @@ async def _play_until_failure(system: FaultSystem, scripts: Sequence[Script], ou
         hit = sum(bool(fault.process) for fault in outcome.scene.armed)
         verdict = "FAILED" if outcome.violations else "ok"
         say(f"seed {script.seed:>5}  {outcome.seconds:6.1f} s  {hit} of {len(outcome.scene.armed)} faults  {verdict}")
-        if outcome.violations:
+        if outcome.violations or trace:
             await explain(system, outcome)
+        if outcome.violations:
             return
         since = await head(system)
 
