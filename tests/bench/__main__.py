@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 import asyncpg
@@ -83,17 +84,24 @@ def main(arguments: list[str]) -> int:
     home.chmod(0o711)  # Postgres runs as another user when we are root
     postgres = EmbeddedPostgres(home / "pg").start()
     runs: dict[str, Run] = {}
+    broken: list[str] = []
     try:
         machine = uvloop.run(_describe(home, postgres))
         print(f"{machine}\nload {os.getloadavg()}", flush=True)
         for name in _wanted(options.names):
-            runs[name] = uvloop.run(_run_one(name, home, postgres, options.rounds))
-            if options.write:  # one by one: a benchmark that fails does not cost the others' figures
+            try:
+                runs[name] = uvloop.run(_run_one(name, home, postgres, options.rounds))
+            except Exception:  # noqa: BLE001 - shown here, and the exit code tells; the others have figures to give
+                traceback.print_exc()
+                broken.append(name)
+                continue
+            if options.write:
                 write(machine, {name: runs[name]})
     finally:
         postgres.stop()
         shutil.rmtree(home, ignore_errors=True)
     missed = [f"{name}: {one.name}" for name, run in runs.items() for one in run.results if one.met is False]
+    missed += [f"{name}: it broke" for name in broken]
     print("\nevery target met" if not missed else "\nmissed:\n  " + "\n  ".join(missed), flush=True)
     return 1 if missed else 0
 
