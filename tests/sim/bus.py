@@ -86,6 +86,7 @@ class SimNats:
         self.subscriptions: dict[_Subscription, None] = {}
         self.stream: EventStream | None = None
         self.pulls: dict[str, SimPull] = {}
+        self.is_away = False
 
     def listeners(self, subject: str) -> list[_Subscription]:
         """Who would get a message: of each queue group one."""
@@ -102,7 +103,7 @@ class SimNats:
 
     def _arrive(self, target: _Subscription, message: SimMessage) -> None:
         process = target.client.process
-        if process.alive and target in self.subscriptions:
+        if process.alive and not self.is_away and target in self.subscriptions:
             process.spawn(_when_awake(process, target.cb, message))
 
     def store(self, message: SimMessage) -> bytes:
@@ -114,10 +115,19 @@ class SimNats:
             pull.feed()
         return answer
 
+    def go_away(self, seconds: float) -> None:
+        """Nothing is heard of it for a while; what was on its way is lost. The stream is kept."""
+        self.is_away = True
+        asyncio.get_running_loop().call_later(seconds, self._come_back)
+
+    def _come_back(self) -> None:
+        self.is_away = False
+        for pull in list(self.pulls.values()):
+            pull.take_up()
+
     def wipe(self) -> None:
         """The stream and its durables are gone, as after a lost disk."""
         self.stream = None
-        self.chaos.note("JetStream is wiped")
 
 
 async def _when_awake(process: Process, cb: Callback, message: SimMessage) -> None:
@@ -208,7 +218,7 @@ class SimClient:
     async def _publish_event(self, message: SimMessage) -> None:
         _, category, name, _ = message.subject.split(".", 3)
         fault = await self.process.step(f"publish:{category}.{name}", (LOST, UNHEARD))
-        if fault == LOST:
+        if fault == LOST or self.server.is_away:
             return
         answer = self.server.store(message)
         if fault is None and message.reply:
@@ -219,6 +229,9 @@ class SimClient:
         await self.process.hold()
         _, owner, tag = subject.split(".", 2)
         fault = self.server.chaos.fault(f"command:{owner}.{tag}", (LOST, DELAYED))
+        if self.server.is_away:
+            await asyncio.sleep(timeout)
+            raise nats.errors.TimeoutError
         found = self.server.listeners(subject)
         if not found:
             raise nats.errors.NoRespondersError
@@ -293,6 +306,8 @@ class SimJetStream:
         ]
 
     def _stream(self) -> EventStream:
+        if self._server.is_away:
+            raise nats.errors.TimeoutError
         if self._server.stream is None:
             raise NotFoundError
         return self._server.stream
@@ -324,6 +339,10 @@ class SimPull:
 
     async def restart(self) -> None:
         """What was under way comes again."""
+        self.take_up()
+
+    def take_up(self) -> None:
+        """Asks for everything that is not acknowledged."""
         self._sent = 0
         self.feed()
 
@@ -338,7 +357,7 @@ class SimPull:
         stream = self._server.stream
         if stream is not self._stream:
             self._stream, self._sent = stream, 0
-        if stream is None or self._closed or self._durable.name not in stream.consumers:
+        if stream is None or self._server.is_away or self._closed or self._durable.name not in stream.consumers:
             return
         while self._sent < len(stream.messages):
             self._sent += 1
@@ -362,6 +381,7 @@ class SimPull:
             loop.call_later(chaos.between(*_LATE_S), self._arrive, stream, delivery)
 
     def _arrive(self, stream: EventStream, delivery: SimMessage) -> None:
-        if not self._closed and stream is self._stream and self._client.process.alive:
+        is_open = not self._closed and not self._server.is_away and self._client.process.alive
+        if is_open and stream is self._stream:
             self._waiting.append(delivery)
             self._arrived()

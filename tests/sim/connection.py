@@ -39,6 +39,7 @@ class MemoryConnection:
         self._closed = False
         self._listeners: list[Any] = []
         process.at_death.append(self.terminate)
+        database.connections[self.terminate] = None
 
     def is_closed(self) -> bool:
         """Whether it was closed, by us or by a fault."""
@@ -49,6 +50,7 @@ class MemoryConnection:
         if self._closed:
             return
         self._closed = True
+        self.database.connections.pop(self.terminate, None)
         if self.open is not None:
             self.open.rollback()
             self.open = None
@@ -229,6 +231,8 @@ class MemoryPool:
     async def connect(self) -> MemoryConnection:
         """A new session."""
         await self._process.hold()
+        if self.database.is_away:
+            raise ConnectionRefusedError
         return MemoryConnection(self.database, self._process)
 
     def acquire(self, *, timeout: float | None = None) -> _Acquiring:

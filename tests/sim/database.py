@@ -77,7 +77,20 @@ class Database:
         self.locks = Locks()
         self.sessions: dict[Key, object] = {}
         self.listeners: dict[Callable[..., None], None] = {}
+        self.connections: dict[Callable[[], None], None] = {}
+        """How each open session is ended."""
+        self.is_away = False
         self._schemas: defaultdict[str, defaultdict[str, Table]] = defaultdict(lambda: defaultdict(dict))
+
+    def go_away(self, seconds: float) -> None:
+        """The server dies, with every session and open transaction, and is back after a while."""
+        self.is_away = True
+        for end in list(self.connections):
+            end()
+        asyncio.get_running_loop().call_later(seconds, self._come_back)
+
+    def _come_back(self) -> None:
+        self.is_away = False
 
     def table(self, schema: str, name: str) -> Table:
         """The committed rows by primary key."""

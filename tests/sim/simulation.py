@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -21,9 +21,11 @@ load()
 FAULTS_UNTIL_S = 60.0
 HORIZON_S = 1500.0
 _LOOK_EVERY_S = 2.0
+_STORMS = 0.15
+"""How often a run has each of them."""
 _STILL_LOOKS = 3
 """How often in a row the same log must be found at rest."""
-_WIPES = 0.15
+_AWAY_S = (0.3, 20.0)
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,8 +78,7 @@ async def _simulate(seed: int, loop: VirtualLoop) -> Outcome:
         people = draw_people(system, chaos)
         acting = [loop.create_task(person.act()) for person in people]
         loop.call_later(FAULTS_UNTIL_S * chaos.random.random() + 5.0, _cease, chaos)
-        if chaos.level and chaos.random.random() < _WIPES:
-            loop.call_later(chaos.between(1.0, FAULTS_UNTIL_S), system.nats.wipe)
+        _forecast(chaos, system, loop)
         found: list[str] = []
         try:
             await _until_rest(system, acting)
@@ -97,6 +98,24 @@ async def _simulate(seed: int, loop: VirtualLoop) -> Outcome:
             steps=chaos.reached | chaos.struck,
             ended_s=ended_s,
         )
+
+
+def _forecast(chaos: Chaos, system: System, loop: VirtualLoop) -> None:
+    """What befalls all at once in this run: a server that is away for a while, a bus that has lost everything."""
+    storms: dict[str, Callable[[float], None]] = {
+        "Postgres is away": system.database.go_away,
+        "NATS is away": system.nats.go_away,
+        "JetStream is wiped": lambda _: system.nats.wipe(),
+    }
+
+    def strike(name: str, seconds: float) -> None:
+        chaos.note(f"{name} for {seconds:.1f} s")
+        chaos.reach(name)
+        storms[name](seconds)
+
+    for name in storms:
+        if chaos.level and chaos.random.random() < _STORMS:
+            loop.call_later(chaos.between(1.0, FAULTS_UNTIL_S), strike, name, chaos.between(*_AWAY_S))
 
 
 def _cease(chaos: Chaos) -> None:

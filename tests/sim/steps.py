@@ -54,6 +54,8 @@ def _places() -> Iterator[tuple[str, Sequence[str]]]:
         yield f"provider:{method}:after", (provider.UNAVAILABLE, *STRIKES)
     for door in _DOORS:
         yield f"http:{door}", ("request lost", "answer lost")
+    for storm in ("Postgres is away", "NATS is away", "JetStream is wiped"):
+        yield storm, ()
     yield "pack:folder", ("disk full", *STRIKES)
     yield "read:log", (connection.UNAVAILABLE, *STRIKES)
     yield "read:jobs_view", STRIKES

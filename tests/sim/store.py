@@ -33,7 +33,7 @@ class SimStore:
         tag = self._tag(append)
         await self._process.chaos.latency()
         fault = await self._process.step(f"append:{tag}", (UNAVAILABLE, CONFLICT))
-        if fault == UNAVAILABLE:
+        if fault == UNAVAILABLE or self._database.is_away:
             raise Unavailable("the log does not answer: nothing was written")
         if fault == CONFLICT:
             self._refuse(append)
@@ -138,7 +138,7 @@ class SimStore:
 
     async def _look(self) -> None:
         await self._process.chaos.latency()
-        if await self._process.step("read:log", (UNAVAILABLE,)) == UNAVAILABLE:
+        if await self._process.step("read:log", (UNAVAILABLE,)) == UNAVAILABLE or self._database.is_away:
             raise Unavailable("the log does not answer (read)")
 
 
