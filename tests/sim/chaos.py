@@ -15,7 +15,17 @@ _LEVELS = (0.0, 0.3, 0.6, 1.0, 1.0, 2.0)
 _THEMES = ("", "", CRASH, PAUSE, PAUSE, "lost", "delayed", "unavailable", "cut after it ran")
 _LEANING = 0.7
 """How often a run with a theme has its way, where the theme is among the faults."""
-_FOCUSES = ("", "provider:", "sql:bridge", "append:attempt", "append:", "deliver:", "answer:", "sql:scheduler", "http:")
+_FOCUSES = (
+    "",
+    "provider:",
+    "sql:bridge",
+    "append:attempt",
+    "append:job.d",
+    "deliver:",
+    "answer:",
+    "sql:scheduler",
+    "http:",
+)
 _FOCUSED = 5.0
 """How much likelier a run's faults are at the places it looks at."""
 _DELAYED = 0.08
