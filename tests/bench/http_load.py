@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import cast
 
 import msgspec
 import uvloop
@@ -64,8 +65,7 @@ class _Connection(asyncio.Protocol):
         self.over = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by name
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.over.done():
@@ -157,8 +157,12 @@ async def generate(load: Load) -> Answered:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(load.seconds + 60):
-        out, _ = await process.communicate(msgspec.json.encode(load))
+    try:
+        async with asyncio.timeout(load.seconds + 30):
+            out, _ = await process.communicate(msgspec.json.encode(load))
+    finally:
+        if process.returncode is None:
+            process.kill()
     answered = msgspec.json.decode(out, type=Answered)
     assert set(answered.statuses) == {200}, answered.statuses
     return answered

@@ -46,6 +46,8 @@ Used = dict[str, float]
 """Process -> what it used."""
 
 READY_S = 90.0
+RESTING_S = 0.06
+"""Processor seconds in half a second that everything together may use at rest."""
 MEGABYTE = 1024**2
 _PAGE = 2000
 _CHECKPOINT = """
@@ -165,13 +167,15 @@ class Site:
         schemas = sorted({durable.service for durable in DURABLES})
         try:
             async with asyncio.timeout(limit_s):
+                calm = 0
                 while True:
                     before = sum(self.cpu_s().values())
                     await asyncio.sleep(0.5)
-                    is_busy = sum(self.cpu_s().values()) - before > 0.2
+                    is_busy = sum(self.cpu_s().values()) - before > RESTING_S
                     queries = (_BEHIND.format(schema=schema) for schema in schemas)
                     behind = [await connection.fetchval(query, SCHEDULER_QUEUE.name) for query in queries]
-                    if not is_busy and not any(behind):
+                    calm = 0 if is_busy or any(behind) else calm + 1
+                    if calm > 1:
                         return time.monotonic() - began
         finally:
             await connection.close()
