@@ -130,7 +130,7 @@ class Writer:
         while True:
             try:
                 history = await self._store.read_stream(self.stream)
-            except (Unavailable, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+            except Unavailable:
                 await asyncio.sleep(0.01)  # the pace of asking
             else:
                 return history[-1].stream_version if history else 0

@@ -22,8 +22,8 @@ from tests.support.bus import ServiceSettings
 from tests.support.log import LogDatabase, StoreFor, an_append
 from tests.support.waiting import eventually
 
-SLOTS, PER_USER, JOBS, USERS = 5, 2, 40, 8
-ROUNDS = 4
+SLOTS, PER_USER, JOBS, USERS, MOST_URGENT = 5, 2, 40, 8, 50
+ROUNDS, JOBS_A_ROUND = 6, 10
 _HOLDERS = """
 SELECT d.correlation_id FROM log.events d
 WHERE d.type = 'job.dispatched.v1' AND NOT EXISTS (
@@ -75,12 +75,13 @@ async def schedulers(log_database: LogDatabase, service_settings: ServiceSetting
 
 
 def _a_queued_job(number: int) -> Append:
+    """A later one comes first in the line: whoever looks at the line a moment later sees others at its head."""
     user = f"user-{number % USERS}"
     now = utc_now()
     submitted = JobSubmitted(
         user_id=user,
         provider="local",
-        priority=10,
+        priority=number % MOST_URGENT,
         config={},
         dataloader=[],
         datasets=[],
@@ -118,7 +119,8 @@ async def test_two_schedulers_give_racing_jobs_exactly_the_slots_there_are_even_
         ending = await schedulers.holders()
         if round_number == ROUNDS // 2:
             schedulers.processes[0].kill()
-        await asyncio.gather(*(_end(store, job_id) for job_id in ending))
+        coming = [_a_queued_job(JOBS + round_number * JOBS_A_ROUND + number) for number in range(JOBS_A_ROUND)]
+        await asyncio.gather(*map(store.append, coming), *(_end(store, job_id) for job_id in ending))
         await eventually(lambda ending=ending: _filled_anew(schedulers, ending), 60)
     await eventually(lambda: _all_told(schedulers), 60)
     assert len(await schedulers.holders()) == SLOTS
@@ -136,4 +138,4 @@ async def _filled_anew(schedulers: Schedulers, ended: list[UUID]) -> bool:
 
 async def _all_told(schedulers: Schedulers) -> bool:
     """Every job that never got a slot was told why."""
-    return await schedulers.explained() >= JOBS - SLOTS * (ROUNDS + 1)
+    return await schedulers.explained() >= JOBS + ROUNDS * JOBS_A_ROUND - SLOTS * (ROUNDS + 1)
