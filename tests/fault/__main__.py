@@ -1,12 +1,14 @@
 """`python -m tests.fault`: plays seeds against the real system and says what was hit and what broke."""
 
 import argparse
+import math
 import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import asyncpg
@@ -35,48 +37,71 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, help="play this one seed alone, on a fresh system")
     parser.add_argument("--keep-going", action="store_true", help="go on after a seed that failed")
     parser.add_argument("--jobs", type=int, default=1, help="how many jobs a seed plays at least; a duel has one")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no seed after so long")
     parser.add_argument("--trace", action="store_true", help="print the steps of seeds that hold, too")
     given = parser.parse_args(arguments)
     seeds = [*KEPT_SEEDS, *range(given.first, given.first + given.seeds)] if given.seed is None else [given.seed]
     home = Path(tempfile.mkdtemp(prefix="tw-fault-"))
     home.chmod(0o711)
-    scripts = [script_for(seed, least_jobs=given.jobs) for seed in seeds]
-    outcomes = uvloop.run(play_all(home, scripts, keep_going=given.keep_going, trace=given.trace))
-    report(outcomes)
-    if any(outcome.violations for outcome in outcomes):
+    run = Run(
+        home=home,
+        scripts=[script_for(seed, least_jobs=given.jobs) for seed in seeds],
+        keep_going=given.keep_going,
+        trace=given.trace,
+        limit_s=given.minutes * 60,
+    )
+    try:
+        uvloop.run(run.play())
+    finally:
+        report(run.outcomes)
+    if any(outcome.violations for outcome in run.outcomes):
         say(f"\nThe logs of every process are in {home}/system-*/logs")
         return 1
     shutil.rmtree(home)
     return 0
 
 
-async def play_all(
-    home: Path, scripts: Sequence[Script], *, keep_going: bool = False, trace: bool = False
-) -> list[Outcome]:
-    """Plays the seeds on one system; a seed that fails ends it, and the next one gets a fresh system."""
-    outcomes: list[Outcome] = []
-    while len(outcomes) < len(scripts) and (keep_going or not any(outcome.violations for outcome in outcomes)):
-        async with running_system(home / f"system-{len(outcomes)}") as system:
-            await _play_until_failure(system, scripts, outcomes, trace=trace)
-    return outcomes
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """Plays scripts on one system; one that fails ends it, and the next one gets a fresh system."""
+
+    home: Path
+    scripts: Sequence[Script]
+    keep_going: bool = False
+    trace: bool = False
+    limit_s: float = math.inf
+    """After so long no further script is begun."""
+    outcomes: list[Outcome] = field(default_factory=list[Outcome])
+
+    async def play(self) -> None:
+        """Returns when every script is played, or it must not go on."""
+        ends_at = time.monotonic() + self.limit_s
+        while len(self.outcomes) < len(self.scripts) and time.monotonic() < ends_at:
+            async with running_system(self.home / f"system-{len(self.outcomes)}") as system:
+                await self._play_until_failure(system, ends_at)
+            if not self.keep_going and any(outcome.violations for outcome in self.outcomes):
+                return
+
+    async def _play_until_failure(self, system: FaultSystem, ends_at: float) -> None:
+        since = 0
+        for number, script in list(enumerate(self.scripts, start=1))[len(self.outcomes) :]:
+            rebuild = number % REBUILD_EVERY == 0 or number == len(self.scripts)
+            outcome = await play_seed(system, script, since=since, rebuild=rebuild)
+            self.outcomes.append(outcome)
+            say(summary(outcome))
+            if outcome.violations or self.trace:
+                await explain(system, outcome)
+            if outcome.violations or time.monotonic() > ends_at:
+                return
+            since = await head(system)
 
 
-async def _play_until_failure(
-    system: FaultSystem, scripts: Sequence[Script], outcomes: list[Outcome], *, trace: bool
-) -> None:
-    since = 0
-    for number, script in list(enumerate(scripts, start=1))[len(outcomes) :]:
-        rebuild = number % REBUILD_EVERY == 0 or number == len(scripts)
-        outcome = await play_seed(system, script, since=since, rebuild=rebuild)
-        outcomes.append(outcome)
-        hit = sum(bool(fault.process) for fault in outcome.scene.armed)
-        verdict = "FAILED" if outcome.violations else "ok"
-        say(f"seed {script.seed:>5}  {outcome.seconds:6.1f} s  {hit} of {len(outcome.scene.armed)} faults  {verdict}")
-        if outcome.violations or trace:
-            await explain(system, outcome)
-        if outcome.violations:
-            return
-        since = await head(system)
+def summary(outcome: Outcome) -> str:
+    """One line of a seed."""
+    armed = outcome.scene.armed
+    hit = sum(bool(fault.process) for fault in armed)
+    verdict = "FAILED" if outcome.violations else "ok"
+    return f"seed {outcome.script.seed:>5}  {outcome.seconds:6.1f} s  {hit} of {len(armed)} faults  {verdict}"
 
 
 async def head(system: FaultSystem) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shared.contracts.catalogue import EVENT_TYPES
-from tests.fault.__main__ import play_all
+from tests.fault.__main__ import Run
 from tests.fault.reach import (
     COMMAND_STORY,
     EVENT_STORY,
@@ -37,9 +37,10 @@ def short_home() -> Iterator[Path]:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_every_promise_holds_whatever_fault_hits_the_first_steps(short_home: Path) -> None:
-    outcomes = await play_all(short_home, [script_for(seed) for seed in SEEDS])
-    assert [(outcome.script.seed, outcome.violations) for outcome in outcomes] == [(seed, []) for seed in SEEDS]
-    assert sum(bool(fault.process) for outcome in outcomes for fault in outcome.scene.armed) >= len(SEEDS)
+    run = Run(home=short_home, scripts=[script_for(seed) for seed in SEEDS])
+    await run.play()
+    assert [(outcome.script.seed, outcome.violations) for outcome in run.outcomes] == [(seed, []) for seed in SEEDS]
+    assert sum(bool(fault.process) for outcome in run.outcomes for fault in outcome.scene.armed) >= len(SEEDS)
 
 
 def test_every_step_is_reached_by_a_story_or_left_out_for_a_reason() -> None:
