@@ -26,3 +26,11 @@ def test_a_guard_that_is_not_there_any_more_is_an_error_and_not_a_silent_pass(tm
 
 def test_each_guard_is_missed_by_two_suites_at_least() -> None:
     assert {one.name: len(one.suites) for one in MUTATIONS if len(one.suites) < 2} == {}
+
+
+def test_the_lock_is_taken_out_of_the_newest_append_function() -> None:
+    """A migration that brings the function anew would make the mutation of an older file change nothing."""
+    migrations = sorted((ROOT / "shared" / "eventstore" / "sql").glob("[0-9]*.sql"))
+    defining = [path.name for path in migrations if "function log.append_batch(" in path.read_text(encoding="utf-8")]
+    [lock] = [one for one in MUTATIONS if "orders commits" in one.name]
+    assert [Path(edit.file).name for edit in lock.edits] == defining[-1:]
