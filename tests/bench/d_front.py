@@ -23,7 +23,7 @@ from tests.support.log import LogDatabase
 
 SIZES = (0, 10_000, 100_000)
 CONNECTIONS = 16
-SUBMIT_S = 1.2
+SUBMIT_S = 0.8
 READ_S = 0.6
 LIVE = 50
 FLAT = 1 / 1.5

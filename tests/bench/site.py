@@ -212,7 +212,7 @@ async def site(bench: Bench, past: Iterable[PastEvent] = ()) -> AsyncGenerator[S
         running = Site(bench, database)
         try:
             await running.start()
-            await running.quiet(180)
+            await running.quiet(300)
             yield running
         finally:
             await running.stop()
