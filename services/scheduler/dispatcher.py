@@ -122,12 +122,17 @@ class Dispatcher:
             slots_in_all=self._limits.in_all,
             slots_per_user=self._limits.per_user,
         )
-        appends = await self._decide(admission, unexplained[:MAX_EXPLANATIONS], basis)
-        outcomes = await self._store.append_in(connection, appends)
+        dispatches, explanations = await self._decide(admission, unexplained[:MAX_EXPLANATIONS], basis)
+        outcomes = await self._store.append_in(connection, dispatches)
+        taken = [outcome for outcome in outcomes if isinstance(outcome, Appended)]
+        # Not after a race that was lost: a wait could name a holder that did not get its slot.
+        if explanations and len(taken) == len(admission.dispatches):
+            outcomes += await self._store.append_in(connection, explanations)
+        appends = [*dispatches, *explanations][: len(outcomes)]
         written = [append for append, outcome in zip(appends, outcomes, strict=True) if isinstance(outcome, Appended)]
         return Round(
             dispatched=sum(isinstance(append.events[0], JobDispatched) for append in written),
-            unfinished=len(written) < len(appends) or len(unexplained) > MAX_EXPLANATIONS,
+            unfinished=len(written) < len(dispatches) + len(explanations) or len(unexplained) > MAX_EXPLANATIONS,
             due_at=await queue.next_due(connection, now),
         )
 
@@ -136,13 +141,13 @@ class Dispatcher:
 
     async def _decide(
         self, admission: Admission, unexplained: list[queue_policy.Wait], basis: DecisionBasis
-    ) -> list[Append]:
+    ) -> tuple[list[Append], list[Append]]:
         """What the job decider makes of the admission; a job that moved meanwhile is left to the next round."""
-        appends = [
+        places = [
             await self._append_for(placed.job.job_id, _dispatch(placed, basis)) for placed in admission.dispatches
         ]
-        appends += [await self._append_for(wait.job.job_id, _explain(wait, basis)) for wait in unexplained]
-        return [append for append in appends if append is not None]
+        waits = [await self._append_for(wait.job.job_id, _explain(wait, basis)) for wait in unexplained]
+        return [one for one in places if one is not None], [one for one in waits if one is not None]
 
     async def _append_for(self, job_id: UUID, command: Dispatch | ExplainWait) -> Append | None:
         history = await self._store.read_stream(job_stream(job_id))

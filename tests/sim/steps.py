@@ -22,7 +22,7 @@ _PROVIDER_FAULTS: dict[str, Sequence[str]] = {
     "list_ours": (provider.LAGGING,),
 }
 _DOORS = ("submit", "cancel", "report", "upload", "object")
-_NOT_SENT = frozenset({"meter_usage", "read_job_cost", "delete_job", "read_queue", "read_reports"})
+_NOT_SENT = frozenset({"meter_usage", "read_job_cost", "read_account", "delete_job", "read_queue", "read_reports"})
 """Commands that nobody in the simulation sends: reads, deletions, and metering by hand."""
 
 

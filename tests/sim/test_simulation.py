@@ -12,8 +12,8 @@ from tests.sim.simulation import simulate
 from tests.sim.steps import known_steps
 
 _ROOT = Path(__file__).resolve().parents[2]
-_GROUPS = 6
-_SEEDS_PER_GROUP = 20
+_GROUPS = 10
+_SEEDS_PER_GROUP = 10
 _FIRST = 1_000_000
 
 
@@ -39,9 +39,9 @@ def test_what_once_broke_holds() -> None:
 def test_the_same_seed_gives_the_same_history() -> None:
     """Byte for byte, in another process with other hash seeds too: a failure can be looked at again."""
     quiet()
-    here = [simulate(seed).fingerprint for seed in (5, 298)]
+    here = [simulate(seed).fingerprint for seed in (5, 20186)]
     program = "from tests.sim.__main__ import quiet; from tests.sim.simulation import simulate; quiet(); "
-    program += "print(*[simulate(seed).fingerprint for seed in (5, 298)])"
+    program += "print(*[simulate(seed).fingerprint for seed in (5, 20186)])"
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=_ROOT, env=environment, capture_output=True, text=True, check=True
