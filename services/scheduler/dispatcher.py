@@ -6,7 +6,7 @@ the same slot as free.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from uuid import UUID
@@ -21,8 +21,8 @@ from services.scheduler.handlers import ACTOR, JOB, job_stream
 from services.scheduler.projections import queue
 from services.scheduler.projections.queue import Queue
 from shared.clock import Clock
-from shared.contracts.envelope import CommandEnvelope, CommandReply, EventMetadata
-from shared.contracts.job import DecisionBasis, JobDispatched, ReadQueue
+from shared.contracts.envelope import CommandEnvelope, CommandReply, EventMetadata, RecordedEvent
+from shared.contracts.job import DecisionBasis, ReadQueue
 from shared.contracts.subjects import SCHEDULER_QUEUE
 from shared.decider import fold
 from shared.eventstore.api import Append, Appended
@@ -50,6 +50,10 @@ class _Folded(msgspec.Struct, frozen=True, kw_only=True):
     is_news: bool
 
 
+class _Overtaken(Exception):  # noqa: N818 - a race that was lost, not an error
+    """A job that was to get a slot moved while the round was decided; nothing of the round may stay."""
+
+
 class Dispatcher:
     """Gives slots to waiting jobs and tells the others why they wait."""
 
@@ -70,15 +74,11 @@ class Dispatcher:
 
     async def run_round(self) -> Round:
         """Gives out every slot that is free now. Exact with any number of dispatchers at the same time."""
-        async with self._connection() as connection, connection.transaction():
-            folded = await self._fold(connection)
-            return await self._give_out(connection, folded.position)
+        return await self._round(only_on_news=False) or Round()
 
     async def run_round_if_changed(self) -> Round | None:
         """The same when somebody came into the line or gave a slot back since any round; else None, and cheap."""
-        async with self._connection() as connection, connection.transaction():
-            folded = await self._fold(connection)
-            return await self._give_out(connection, folded.position) if folded.is_news else None
+        return await self._round(only_on_news=True)
 
     async def read_queue(self, _command: ReadQueue, _envelope: CommandEnvelope) -> CommandReply:
         """Who runs and who waits, as of now: the answer to `ReadQueue`."""
@@ -93,6 +93,17 @@ class Dispatcher:
         admission = self._admit(seen, self._clock())
         limits = {"global": self._limits.in_all, "per_user": self._limits.per_user}
         return CommandReply(data={"running": _running(seen), "waiting": _waiting(admission), "limits": limits})
+
+    async def _round(self, *, only_on_news: bool) -> Round | None:
+        """One round, or none of it: what it says of one job holds only if the others got what it gave them."""
+        try:
+            async with self._connection() as connection, connection.transaction():
+                folded = await self._fold(connection)
+                if only_on_news and not folded.is_news:
+                    return None
+                return await self._give_out(connection, folded.position)
+        except _Overtaken:
+            return Round(unfinished=True)
 
     @asynccontextmanager
     async def _connection(self) -> AsyncGenerator[Connection]:
@@ -123,16 +134,13 @@ class Dispatcher:
             slots_per_user=self._limits.per_user,
         )
         dispatches, explanations = await self._decide(admission, unexplained[:MAX_EXPLANATIONS], basis)
-        outcomes = await self._store.append_in(connection, dispatches)
-        taken = [outcome for outcome in outcomes if isinstance(outcome, Appended)]
-        # Not after a race that was lost: a wait could name a holder that did not get its slot.
-        if explanations and len(taken) == len(admission.dispatches):
-            outcomes += await self._store.append_in(connection, explanations)
-        appends = [*dispatches, *explanations][: len(outcomes)]
-        written = [append for append, outcome in zip(appends, outcomes, strict=True) if isinstance(outcome, Appended)]
+        outcomes = await self._store.append_in(connection, [*dispatches, *explanations])
+        written = [isinstance(outcome, Appended) for outcome in outcomes]
+        if not all(written[: len(dispatches)]):
+            raise _Overtaken
         return Round(
-            dispatched=sum(isinstance(append.events[0], JobDispatched) for append in written),
-            unfinished=len(written) < len(dispatches) + len(explanations) or len(unexplained) > MAX_EXPLANATIONS,
+            dispatched=len(dispatches),
+            unfinished=not all(written) or len(unexplained) > MAX_EXPLANATIONS,
             due_at=await queue.next_due(connection, now),
         )
 
@@ -142,7 +150,10 @@ class Dispatcher:
     async def _decide(
         self, admission: Admission, unexplained: list[queue_policy.Wait], basis: DecisionBasis
     ) -> tuple[list[Append], list[Append]]:
-        """What the job decider makes of the admission; a job that moved meanwhile is left to the next round."""
+        """What the job decider makes of the admission; a wait of a job that moved meanwhile is left to the next round.
+
+        Raises _Overtaken when a job that was to get a slot moved.
+        """
         places = [
             await self._append_for(placed.job.job_id, _dispatch(placed, basis)) for placed in admission.dispatches
         ]
@@ -151,6 +162,8 @@ class Dispatcher:
 
     async def _append_for(self, job_id: UUID, command: Dispatch | ExplainWait) -> Append | None:
         history = await self._store.read_stream(job_stream(job_id))
+        if isinstance(command, Dispatch) and _moved_since(history, command.basis):
+            raise _Overtaken
         try:
             events = JOB.decide(fold(JOB, history), command)
         except Rejected:
@@ -164,6 +177,10 @@ class Dispatcher:
             meta=EventMetadata(actor=ACTOR),
             correlation_id=job_id,
         )
+
+
+def _moved_since(history: Sequence[RecordedEvent], basis: DecisionBasis | None) -> bool:
+    return basis is not None and bool(history) and history[-1].global_position > basis.seen_position
 
 
 def _dispatch(placed: queue_policy.Placement, basis: DecisionBasis) -> Dispatch:

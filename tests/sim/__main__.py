@@ -95,6 +95,8 @@ def _run_many(seeds: Sequence[int], processes: int) -> int:
         failures += chunk.failures
         steps |= chunk.steps
         rate = done / (time.monotonic() - began)
+        for seed, violations in chunk.failures:
+            sys.stdout.write(f"seed {seed} is broken: {'; '.join(violations)}\n")
         sys.stdout.write(f"{done} of {len(seeds)} seeds, {rate:.1f} a second, {len(failures)} broken\n")
         sys.stdout.flush()
     sys.stdout.write(f"{done} seeds, {events} events, {time.monotonic() - began:.0f} s\n")
