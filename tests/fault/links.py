@@ -121,6 +121,8 @@ class Link:
                 if verdict is Verdict.DROP:
                     sink.transport.abort()
                     raise _Ended
+                if sink.transport.is_closing():  # cut while the frame was held back
+                    raise _Ended
                 sink.write(frame.data)
                 if verdict is Verdict.TWICE:
                     asyncio.get_running_loop().call_later(_AGAIN_S, _write_again, sink, frame.data)
