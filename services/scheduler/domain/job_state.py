@@ -1,14 +1,17 @@
 """What a job's past adds up to: one struct per phase, holding what `decide` needs and no more.
 
 `evolve` never raises; an event that does not apply in a phase leaves the state as it is. Imported by the job decider,
-the queue and the process of this service, and by nobody else.
+the queue and the process of this service, and by nobody else. The states are immutable and form no cycle, so
+the garbage collector need not look at them (`gc=False`): a fold over a long past makes millions.
 """
 
+from collections.abc import Callable
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal, TypeVar, get_args
 from uuid import UUID
 
 import msgspec
+from msgspec.structs import replace
 
 from shared.contracts.job import (
     Checkpoint,
@@ -34,6 +37,9 @@ from shared.contracts.job import (
 FactKey = tuple[str, UUID | None]
 """A fact's words and its attempt: the same fact told twice has the same key."""
 
+Seen = tuple[FactKey, ...]
+"""In the order of the log. Few and seldom asked for, but made anew by most events: a tuple costs less than a set."""
+
 Outcome = Literal["completed", "failed", "cancelled"]
 
 DATASETS_PACKED = "datasets packed"
@@ -49,11 +55,11 @@ def checkpoint_saved(step: int) -> str:
     return f"checkpoint {step} saved"
 
 
-class Absent(msgspec.Struct, frozen=True, kw_only=True):
+class Absent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Nothing was submitted under this id."""
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True):
+class Order(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What stays the same for the job's whole life."""
 
     provider: str
@@ -61,16 +67,16 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     has_datasets: bool
 
 
-class Preparing(msgspec.Struct, frozen=True, kw_only=True):
+class Preparing(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Accepted; waits for its data (if it has any) and for its funds, which come in any order."""
 
     order: Order
     packed: bool = False
     funded: bool = False
-    seen: frozenset[FactKey] = frozenset()
+    seen: Seen = ()
 
 
-class Queued(msgspec.Struct, frozen=True, kw_only=True):
+class Queued(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Waits for a slot. `attempts` counts the attempts that were made; `wait_reason` is the last one explained."""
 
     order: Order
@@ -78,10 +84,10 @@ class Queued(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: Checkpoint | None
     not_before: datetime | None
     wait_reason: str | None
-    seen: frozenset[FactKey]
+    seen: Seen
 
 
-class Dispatched(msgspec.Struct, frozen=True, kw_only=True):
+class Dispatched(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Holds a slot; its attempt has not said hello. `cancel_reason` is set once it was asked to end."""
 
     order: Order
@@ -89,10 +95,10 @@ class Dispatched(msgspec.Struct, frozen=True, kw_only=True):
     attempt_id: UUID
     checkpoint: Checkpoint | None
     cancel_reason: str | None
-    seen: frozenset[FactKey]
+    seen: Seen
 
 
-class Running(msgspec.Struct, frozen=True, kw_only=True):
+class Running(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Holds a slot; its attempt trains."""
 
     order: Order
@@ -100,24 +106,24 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     attempt_id: UUID
     checkpoint: Checkpoint | None
     cancel_reason: str | None
-    seen: frozenset[FactKey]
+    seen: Seen
 
 
-class Completing(msgspec.Struct, frozen=True, kw_only=True):
+class Completing(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The model is trained; what arrived of it is being confirmed. The slot is free again."""
 
     order: Order
     undelivered: tuple[str, ...]
-    seen: frozenset[FactKey]
+    seen: Seen
 
 
-class Ended(msgspec.Struct, frozen=True, kw_only=True):
+class Ended(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Terminal. `seen` tells a fact that is already written down from one that comes late."""
 
     order: Order
     outcome: Outcome
     deleted: bool
-    seen: frozenset[FactKey]
+    seen: Seen
 
 
 Job = Absent | Preparing | Queued | Dispatched | Running | Completing | Ended
@@ -128,120 +134,157 @@ Holding = Dispatched | Running
 
 def evolve(state: Job, event: Event) -> Job:
     """The state after one more event."""
-    match state:
-        case Preparing():
-            return _evolve_preparing(state, event)
-        case Queued():
-            return _evolve_queued(state, event)
-        case Dispatched() | Running():
-            return _evolve_holding(state, event)
-        case Completing():
-            return _evolve_end(state, event)
-        case Ended():
-            return _evolve_ended(state, event)
-        case Absent():
-            return _submitted(event) if isinstance(event, JobSubmitted) else state
+    step = _STEPS[type(state)].get(type(event))
+    return state if step is None else step(state, event)
 
 
-def _submitted(event: JobSubmitted) -> Preparing:
+S = TypeVar("S", bound=Job)
+E = TypeVar("E", bound=Event)
+Step = Callable[[S, E], Job]
+
+_STEPS: dict[type[Job], dict[type[Event], Callable[[Any, Any], Job]]] = {phase: {} for phase in get_args(Job)}
+"""What an event does in a phase; nothing where there is no entry. A table: a ladder of `case`s asks every class."""
+
+
+def _on(event: type[E], *phases: type[S]) -> Callable[[Step[S, E]], Step[S, E]]:
+    """Enters the function below it in the table."""
+
+    def enter(step: Step[S, E]) -> Step[S, E]:
+        for phase in phases:
+            _STEPS[phase][event] = step
+        return step
+
+    return enter
+
+
+# ---- before the queue ------------------------------------------------------------------------------------------------
+
+
+@_on(JobSubmitted, Absent)
+def _submitted(_state: Absent, event: JobSubmitted) -> Preparing:
     order = Order(provider=event.provider, max_attempts=event.max_attempts, has_datasets=bool(event.datasets))
     return Preparing(order=order, packed=not event.datasets)
 
 
-def _evolve_ended(state: Ended, event: Event) -> Ended:
-    match event:
-        case JobLateFact():
-            return msgspec.structs.replace(state, seen=state.seen | {(event.fact, event.attempt_id)})
-        case JobDeleted():
-            return msgspec.structs.replace(state, deleted=True)
-        case _:
-            return state
+@_on(JobDatasetsPacked, Preparing)
+def _packed(state: Preparing, _event: JobDatasetsPacked) -> Preparing:
+    return replace(state, packed=True, seen=(*state.seen, (DATASETS_PACKED, None)))
 
 
-def _evolve_end(state: Live, event: Event) -> Job:
-    """What ends a job in any phase."""
-    match event:
-        case JobCompleted():
-            return _ended(state, "completed", ())
-        case JobFailed():
-            return _ended(state, "failed", ((event.kind, None),))
-        case JobCancelled() if isinstance(state, Dispatched | Running):
-            return _ended(state, "cancelled", ((ATTEMPT_CANCELLED, state.attempt_id),))
-        case JobCancelled():
-            return _ended(state, "cancelled", ())
-        case _:
-            return state
+@_on(JobFundsReserved, Preparing)
+def _funded(state: Preparing, _event: JobFundsReserved) -> Preparing:
+    return replace(state, funded=True, seen=(*state.seen, (FUNDS_RESERVED, None)))
 
 
-def _ended(state: Live, outcome: Outcome, facts: tuple[FactKey, ...]) -> Ended:
-    return Ended(order=state.order, outcome=outcome, deleted=False, seen=state.seen | frozenset(facts))
+@_on(JobQueued, Preparing)
+def _first_queued(state: Preparing, event: JobQueued) -> Queued:
+    return Queued(
+        order=state.order,
+        attempts=0,
+        checkpoint=None,
+        not_before=event.not_before,
+        wait_reason=None,
+        seen=state.seen,
+    )
 
 
-def _evolve_preparing(state: Preparing, event: Event) -> Job:
-    match event:
-        case JobDatasetsPacked():
-            return msgspec.structs.replace(state, packed=True, seen=state.seen | {(DATASETS_PACKED, None)})
-        case JobFundsReserved():
-            return msgspec.structs.replace(state, funded=True, seen=state.seen | {(FUNDS_RESERVED, None)})
-        case JobQueued():
-            return Queued(
-                order=state.order,
-                attempts=0,
-                checkpoint=None,
-                not_before=event.not_before,
-                wait_reason=None,
-                seen=state.seen,
-            )
-        case _:
-            return _evolve_end(state, event)
+# ---- in the queue ----------------------------------------------------------------------------------------------------
 
 
-def _evolve_queued(state: Queued, event: Event) -> Job:
-    match event:
-        case JobWaitExplained():
-            return msgspec.structs.replace(state, wait_reason=event.reason)
-        case JobDispatched():
-            return Dispatched(
-                order=state.order,
-                attempts=event.attempt_number,
-                attempt_id=event.attempt_id,
-                checkpoint=state.checkpoint,
-                cancel_reason=None,
-                seen=state.seen,
-            )
-        case _:
-            return _evolve_end(state, event)
+@_on(JobWaitExplained, Queued)
+def _explained(state: Queued, event: JobWaitExplained) -> Queued:
+    return replace(state, wait_reason=event.reason)
 
 
-def _evolve_holding(state: Holding, event: Event) -> Job:  # noqa: PLR0911 - one arm for each case
-    match event:
-        case JobStarted():
-            return Running(
-                order=state.order,
-                attempts=state.attempts,
-                attempt_id=state.attempt_id,
-                checkpoint=state.checkpoint,
-                cancel_reason=state.cancel_reason,
-                seen=state.seen | {(ATTEMPT_STARTED, event.attempt_id)},
-            )
-        case JobCheckpointed():
-            key = (checkpoint_saved(event.checkpoint.step), event.attempt_id)
-            return msgspec.structs.replace(state, checkpoint=event.checkpoint, seen=state.seen | {key})
-        case JobCancelRequested():
-            return msgspec.structs.replace(state, cancel_reason=event.reason)
-        case JobAttemptFailed():
-            return msgspec.structs.replace(state, seen=state.seen | {(ATTEMPT_FAILED, event.attempt_id)})
-        case JobQueued():
-            return Queued(
-                order=state.order,
-                attempts=state.attempts,
-                checkpoint=state.checkpoint,
-                not_before=event.not_before,
-                wait_reason=None,
-                seen=state.seen,
-            )
-        case JobTrainingFinished():
-            key = (TRAINING_FINISHED, event.attempt_id)
-            return Completing(order=state.order, undelivered=tuple(event.undelivered), seen=state.seen | {key})
-        case _:
-            return _evolve_end(state, event)
+@_on(JobDispatched, Queued)
+def _dispatched(state: Queued, event: JobDispatched) -> Dispatched:
+    return Dispatched(
+        order=state.order,
+        attempts=event.attempt_number,
+        attempt_id=event.attempt_id,
+        checkpoint=state.checkpoint,
+        cancel_reason=None,
+        seen=state.seen,
+    )
+
+
+# ---- in a slot -------------------------------------------------------------------------------------------------------
+
+
+@_on(JobStarted, Dispatched, Running)
+def _started(state: Holding, event: JobStarted) -> Running:
+    return Running(
+        order=state.order,
+        attempts=state.attempts,
+        attempt_id=state.attempt_id,
+        checkpoint=state.checkpoint,
+        cancel_reason=state.cancel_reason,
+        seen=(*state.seen, (ATTEMPT_STARTED, event.attempt_id)),
+    )
+
+
+@_on(JobCheckpointed, Dispatched, Running)
+def _checkpointed(state: Holding, event: JobCheckpointed) -> Holding:
+    key = (checkpoint_saved(event.checkpoint.step), event.attempt_id)
+    return replace(state, checkpoint=event.checkpoint, seen=(*state.seen, key))
+
+
+@_on(JobCancelRequested, Dispatched, Running)
+def _cancel_requested(state: Holding, event: JobCancelRequested) -> Holding:
+    return replace(state, cancel_reason=event.reason)
+
+
+@_on(JobAttemptFailed, Dispatched, Running)
+def _attempt_failed(state: Holding, event: JobAttemptFailed) -> Holding:
+    return replace(state, seen=(*state.seen, (ATTEMPT_FAILED, event.attempt_id)))
+
+
+@_on(JobQueued, Dispatched, Running)
+def _queued_again(state: Holding, event: JobQueued) -> Queued:
+    return Queued(
+        order=state.order,
+        attempts=state.attempts,
+        checkpoint=state.checkpoint,
+        not_before=event.not_before,
+        wait_reason=None,
+        seen=state.seen,
+    )
+
+
+@_on(JobTrainingFinished, Dispatched, Running)
+def _trained(state: Holding, event: JobTrainingFinished) -> Completing:
+    key = (TRAINING_FINISHED, event.attempt_id)
+    return Completing(order=state.order, undelivered=tuple(event.undelivered), seen=(*state.seen, key))
+
+
+# ---- the end, in any phase -------------------------------------------------------------------------------------------
+
+
+@_on(JobCompleted, Preparing, Queued, Dispatched, Running, Completing)
+def _completed(state: Live, _event: JobCompleted) -> Ended:
+    return _ended(state, "completed", ())
+
+
+@_on(JobFailed, Preparing, Queued, Dispatched, Running, Completing)
+def _failed(state: Live, event: JobFailed) -> Ended:
+    return _ended(state, "failed", ((event.kind, None),))
+
+
+@_on(JobCancelled, Preparing, Queued, Dispatched, Running, Completing)
+def _cancelled(state: Live, _event: JobCancelled) -> Ended:
+    facts = ((ATTEMPT_CANCELLED, state.attempt_id),) if isinstance(state, Dispatched | Running) else ()
+    return _ended(state, "cancelled", facts)
+
+
+def _ended(state: Live, outcome: Outcome, facts: Seen) -> Ended:
+    return Ended(order=state.order, outcome=outcome, deleted=False, seen=state.seen + facts)
+
+
+@_on(JobLateFact, Ended)
+def _late(state: Ended, event: JobLateFact) -> Ended:
+    return replace(state, seen=(*state.seen, (event.fact, event.attempt_id)))
+
+
+@_on(JobDeleted, Ended)
+def _deleted(state: Ended, _event: JobDeleted) -> Ended:
+    return replace(state, deleted=True)
