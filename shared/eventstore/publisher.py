@@ -11,6 +11,7 @@ from uuid import UUID
 
 import msgspec
 
+from shared.contracts.catalogue import WRITERS
 from shared.contracts.envelope import RecordedEvent
 from shared.contracts.subjects import EVENTS_STREAM, event_subject
 from shared.eventstore.acks import AckInbox, PubAck, RefusedError
@@ -20,6 +21,8 @@ from shared.eventstore.queries import QUERIES
 from shared.eventstore.topology import EVENT_ID, MESSAGE_ID, POSITION, ForeignStreamError, StreamEnd
 
 PREVIOUS = "Tw-Prev-In-Category"
+PREVIOUS_OF_EACH = "Tw-Prev-Of-Each-Category"
+"""`account=3,artifact=0,attempt=9,dataset=0,job=12`: each category's last position before this event, 0 for none."""
 EXPECTED_STREAM = "Nats-Expected-Stream"
 EXPECTED_SEQUENCE = "Nats-Expected-Last-Sequence"
 ACKS_TIMEOUT_S = 10.0
@@ -45,7 +48,9 @@ class Publisher:
             ForeignStreamError: the stream took an event for one it has elsewhere.
             nats.errors.Error: anything else; some of the events may be in the stream.
         """
-        headers = [await self._headers(connection, event, number) for number, event in enumerate(events)]
+        for category in sorted({*WRITERS, *(event.category for event in events)} - self._last_of_category.keys()):
+            self._last_of_category[category] = await self._last(connection, category, events[0].global_position)
+        headers = [self._headers(event, number) for number, event in enumerate(events)]
         answers: list[asyncio.Future[PubAck]] = []
         try:
             for event, header in zip(events, headers, strict=True):
@@ -58,21 +63,24 @@ class Publisher:
                 answer.cancel()
         self.position = events[-1].global_position
 
-    async def _headers(self, connection: Connection, event: RecordedEvent, number: int) -> dict[str, str]:
-        position, category = event.global_position, event.category
-        previous = self._last_of_category.get(category)
-        if previous is None:
-            query = QUERIES.previous_in_category
-            previous = await connection.fetchval(query, category, position, timeout=_QUERY_TIMEOUT_S)
-        self._last_of_category[category] = position
-        return {
+    async def _last(self, connection: Connection, category: str, before: int) -> int:
+        """The category's last position before another, 0 for none."""
+        last: int = await connection.fetchval(QUERIES.previous_in_category, category, before, timeout=_QUERY_TIMEOUT_S)
+        return last
+
+    def _headers(self, event: RecordedEvent, number: int) -> dict[str, str]:
+        position, last = event.global_position, self._last_of_category
+        headers = {
             MESSAGE_ID: f"{self._store_id}:{position}",
             EXPECTED_STREAM: EVENTS_STREAM,
             EXPECTED_SEQUENCE: str(self.sequence + number),
             POSITION: str(position),
-            PREVIOUS: str(previous),
+            PREVIOUS: str(last[event.category]),
+            PREVIOUS_OF_EACH: ",".join(f"{category}={previous}" for category, previous in last.items()),
             EVENT_ID: str(event.event_id),
         }
+        last[event.category] = position
+        return headers
 
     def _check(self, ack: PubAck) -> None:
         """A duplicate is what we want to see only where the message itself belongs."""

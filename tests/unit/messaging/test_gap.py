@@ -1,5 +1,6 @@
 """When the headers prove that no event is missing, and when the log has to be asked."""
 
+from itertools import combinations
 from types import SimpleNamespace
 from typing import cast
 from uuid import UUID, uuid4
@@ -16,13 +17,13 @@ from shared.messaging import gap
 STORE = uuid4()
 
 
-def an_event(position: int) -> RecordedEvent:
+def an_event(position: int, category: str = "account") -> RecordedEvent:
     return RecordedEvent(
         global_position=position,
         event_id=uuid4(),
-        stream=f"account-{uuid4()}",
+        stream=f"{category}-{uuid4()}",
         stream_version=1,
-        type="account.opened.v1",
+        type=f"{category}.opened.v1",
         data=msgspec.Raw(b"{}"),
         meta=EventMetadata(),
         correlation_id=uuid4(),
@@ -63,8 +64,51 @@ def test_one_category_is_proven_by_its_chain(
     assert gap.is_contiguous(checkpoint, deliveries(*pairs), BILLING_LEDGER) is proven
 
 
-def test_several_categories_are_never_proven_by_one_chain() -> None:
+def of_each(position: int, category: str, stated: str) -> gap.Delivery:
+    headers = {gap.MESSAGE_ID_HEADER: f"{STORE}:{position}", gap.PREVIOUS_OF_EACH_HEADER: stated}
+    body = msgspec.json.encode(an_event(position, category))
+    message = cast("Msg", SimpleNamespace(headers=headers, data=body, subject=f"evt.{category}.opened.x"))
+    read = gap.read(message, STORE)
+    assert read is not None
+    return read
+
+
+def test_several_categories_are_not_proven_by_the_chain_of_one() -> None:
     assert not gap.is_contiguous(5, deliveries((6, "5")), BILLING_METERING)
+
+
+@pytest.mark.parametrize(
+    ("stated", "proven"),
+    [
+        ("account=9,attempt=5,job=3", True),  # the account's event is not of this durable
+        ("attempt=5,job=6", False),
+        ("attempt=5", False),
+        ("attempt=5,job=", False),
+        ("attempt=5,job=-1", False),
+        ("attempt=5;job=3", False),
+        ("", False),
+    ],
+)
+def test_several_categories_are_proven_when_each_is_stated(stated: str, *, proven: bool) -> None:
+    assert gap.is_contiguous(5, [of_each(10, "attempt", stated)], BILLING_METERING) is proven
+
+
+def test_headers_prove_exactly_the_deliveries_without_a_gap() -> None:
+    """Every choice of deliveries from a log of three categories, of which the durable reads two."""
+    log = ["job", "account", "attempt", "job", "account", "attempt", "attempt", "job"]
+    last = dict.fromkeys(log, 0)
+    all_: list[gap.Delivery] = []
+    for position, category in enumerate(log, 1):
+        stated = ",".join(f"{one}={previous}" for one, previous in last.items())
+        if category in BILLING_METERING.categories:
+            all_.append(of_each(position, category, stated))
+        last[category] = position
+    for count in range(1, len(all_) + 1):
+        for chosen in combinations(all_, count):
+            for checkpoint in range(len(log)):
+                due = [one for one in all_ if checkpoint < one.event.global_position]
+                fresh = [one for one in chosen if one in due]
+                assert gap.is_contiguous(checkpoint, fresh, BILLING_METERING) is (fresh == due[: len(fresh)])
 
 
 def test_message_of_another_log_is_not_read() -> None:
