@@ -57,7 +57,7 @@ async def _replay(connection: Connection, take: Take, category: str | None, afte
             if events is None:
                 await asyncio.wait([reading])
                 events = await _one_by_one(connection, category, after, last)
-            streams: list[str] = page["streams"]
+            streams: list[str] = page["streams"].split(",")  # no comma is in the name of one
             for stream, event in zip(streams, events, strict=True):
                 take(stream, event)
             count, after = count + len(streams), last
@@ -70,7 +70,7 @@ async def _replay(connection: Connection, take: Take, category: str | None, afte
 def _decode(payloads: bytes) -> Sequence[Event | None] | None:
     """A page's events at once; None if one of them is of an older or unknown type."""
     try:
-        return decode_list(b"[" + payloads + b"]")
+        return decode_list(payloads)
     except msgspec.ValidationError:
         return None
 

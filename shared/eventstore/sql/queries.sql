@@ -35,11 +35,11 @@ order by e.global_position
 limit $3
 
 -- name: replay_all
--- A page of the whole log as three values, for folds of a long past: the last position, the streams, the payloads.
+-- A page of the whole log as three values, for folds of a long past: the last position, the streams, a JSON array.
 select
     max(e.global_position) as last_position,
-    array_agg(e.stream order by e.global_position) as streams,
-    string_agg(e.data, ','::bytea order by e.global_position) as payloads
+    string_agg(e.stream, ',' order by e.global_position) as streams,
+    '['::bytea || string_agg(e.data, ','::bytea order by e.global_position) || ']'::bytea as payloads
 from (
     select global_position, stream, data from log.events
     where global_position > $1 and global_position <= $2
@@ -51,8 +51,8 @@ from (
 -- The same of one category.
 select
     max(e.global_position) as last_position,
-    array_agg(e.stream order by e.global_position) as streams,
-    string_agg(e.data, ','::bytea order by e.global_position) as payloads
+    string_agg(e.stream, ',' order by e.global_position) as streams,
+    '['::bytea || string_agg(e.data, ','::bytea order by e.global_position) || ']'::bytea as payloads
 from (
     select global_position, stream, data from log.events
     where category = $4 and global_position > $1 and global_position <= $2
