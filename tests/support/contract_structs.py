@@ -39,7 +39,7 @@ def any_of(kind: type[S]) -> st.SearchStrategy[S]:
     return cast("st.SearchStrategy[S]", _strategy(inspect.type_info(kind)))
 
 
-def _strategy(info: inspect.Type) -> st.SearchStrategy[Any]:
+def _strategy(info: inspect.Type) -> st.SearchStrategy[Any]:  # noqa: PLR0911 - one arm for each case
     match info:
         case inspect.StructType():
             built = {field.name: _strategy(field.type) for field in info.fields}
@@ -52,21 +52,44 @@ def _strategy(info: inspect.Type) -> st.SearchStrategy[Any]:
             return st.one_of([_strategy(one) for one in info.types])
         case inspect.LiteralType():
             return st.sampled_from(list(info.values))
+        case inspect.IntType():
+            return st.integers(_LEAST if info.ge is None else info.ge, _MOST if info.le is None else info.le)
         case _:
             return _PLAIN[type(info)]
 
+
+_LEAST, _MOST = -(2**63), 2**63 - 1
 
 _PLAIN: Mapping[type[inspect.Type], st.SearchStrategy[Any]] = {
     inspect.AnyType: _json,
     inspect.CustomType: _json,  # `object`: read like Any
     inspect.NoneType: st.none(),
     inspect.BoolType: st.booleans(),
-    inspect.IntType: st.integers(-(2**63), 2**63 - 1),
     inspect.FloatType: st.floats(allow_nan=False, allow_infinity=False),
     inspect.StrType: _texts,
     inspect.UUIDType: st.sampled_from(IDS) | st.uuids(),
     inspect.DateTimeType: _moments,
 }
+
+
+def is_strict(kind: type[msgspec.Struct]) -> bool:
+    """Whether the struct, or one below it, refuses members that it does not know: what a person writes by hand does."""
+    return _is_strict(inspect.type_info(kind))
+
+
+def _is_strict(info: inspect.Type) -> bool:
+    match info:
+        case inspect.StructType():
+            below = [field.type for field in info.fields]
+            return info.forbid_unknown_fields or any(_is_strict(one) for one in below)
+        case inspect.ListType():
+            return _is_strict(info.item_type)
+        case inspect.DictType():
+            return _is_strict(info.value_type)
+        case inspect.UnionType():
+            return any(_is_strict(one) for one in info.types)
+        case _:
+            return False
 
 
 # ---- one value of a kind ---------------------------------------------------------------------------------------------

@@ -42,11 +42,11 @@ class Answers(http.server.BaseHTTPRequestHandler):
 
 
 def main(kind: str) -> int:
-    sys.stdout.write(f"{NAME} is up\n")
     if kind == "broken":
         sys.stdout.write("no such table: spoons\n")
         return 3
     signal.signal(signal.SIGTERM, lambda _number, _frame: stopped.set())
+    print(f"{NAME} is up", flush=True)  # noqa: T201 - the child's own log, and who asks it to stop waits for this line
     if kind == "gateway":
         address = (os.environ["GATEWAY_HOST"], int(os.environ["GATEWAY_PORT"]))
         server = http.server.ThreadingHTTPServer(address, Answers)

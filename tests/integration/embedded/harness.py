@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,6 +102,15 @@ class Up:
         password = self.secrets["postgres"]["inspector"]
         superuser = self.secrets["postgres"]["postgres"]
         return str(self.state["log_dsn"]).replace(f"inspector:{password}", f"postgres:{superuser}")
+
+    def until_children_are_up(self, names: Collection[str]) -> None:
+        """Returns when each of them says that it is up: one that is asked to end before that ends without a word."""
+
+        def says_so(name: str) -> bool:
+            log = self.data_dir / "logs" / f"{name}.log"
+            return log.exists() and f"{name} is up" in log.read_text(encoding="utf-8")
+
+        wait_until(lambda: all(says_so(name) for name in names), f"{sorted(names)} are up")
 
     def journal(self) -> list[dict[str, Any]]:
         text = (self.data_dir / "journal").read_text(encoding="utf-8")

@@ -102,6 +102,7 @@ async def test_first_start_makes_private_secrets_and_configures_children_by_envi
 
 def test_stop_goes_from_the_gateway_to_postgres(make_up: Callable[..., Up]) -> None:
     up = make_up().start()
+    up.until_children_are_up(SERVICES)
     pids = up.pids
     assert up.stop() == 0
     ends = up.journal()
