@@ -78,6 +78,8 @@ async def _events_stream(system: System) -> StreamNow | None:
     bus, streams = await _connect(system)
     try:
         info = await streams.stream_info(EVENTS_STREAM)
+        if info.state.messages == 0:  # made anew, and the relay has not filled it yet: it has no last message
+            return None
         last = await streams.get_msg(EVENTS_STREAM, info.state.last_seq)
     except NotFoundError:
         return None
