@@ -31,6 +31,7 @@ from shared.messaging.commands import CommandHandler, CommandSender, CommandServ
 from shared.messaging.connection import Bus, BusSettings
 from shared.messaging.consumer import Consumer, Pace, Subscription
 from shared.messaging.pull import MakePull, StandingPull
+from shared.messaging.right_of_way import RightOfWay
 from shared.observability import logging, tracing
 from shared.projection import Projection
 from shared.settings import Secret, SettingsError, load
@@ -86,6 +87,7 @@ class Consuming(msgspec.Struct, frozen=True, kw_only=True):
     """`connect(durable)`: a connection of its own, which ends the durable's turn when it breaks."""
     pull: MakePull
     pace: Pace | None = None
+    right_of_way: RightOfWay = msgspec.field(default_factory=RightOfWay)
 
 
 class ServiceParts(msgspec.Struct, kw_only=True):
@@ -177,6 +179,7 @@ async def running_service(
         consuming = Consuming(
             connect=partial(_connect_consumer, settings), pull=partial(StandingPull, runtime.bus.client)
         )
+        await consuming.right_of_way.listen(runtime.bus.client)
         await stack.enter_async_context(serving(runtime, parts, consuming))
         yield runtime
 
@@ -303,6 +306,7 @@ def _add_consumers(runtime: Runtime, parts: ServiceParts, consuming: Consuming) 
             pool=runtime.pool,
             connect=partial(consuming.connect, name),
             pace=consuming.pace,
+            right_of_way=consuming.right_of_way,
         )
 
 

@@ -27,6 +27,7 @@ from services.gateway.past import Past
 from services.gateway.projections.jobs import JobsView
 from services.gateway.reads import JobReads
 from services.gateway.settings import Settings
+from shared.messaging.right_of_way import Claims
 from shared.problems import Unavailable
 from shared.service import Runtime, ServiceParts
 
@@ -66,6 +67,7 @@ def _parts(runtime: Runtime, settings: Settings, keys: IdempotencyKeys, wakeups:
         configs=ConfigFiles(Path(settings.gateway_config_dir)),
         clock=runtime.clock,
         providers=tuple(name.strip() for name in settings.gateway_providers.split(",") if name.strip()),
+        claims=Claims(runtime.bus.client.publish),
     )
     return GatewayParts(
         commands=commands,

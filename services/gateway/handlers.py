@@ -24,6 +24,7 @@ from shared.contracts.envelope import CommandReply
 from shared.contracts.job import CancelJob, Command, DeleteJob, SubmitJob
 from shared.ids import derived_id, new_id
 from shared.messaging.commands import CommandSender
+from shared.messaging.right_of_way import Claims
 from shared.problems import Rejected
 
 OWNER = "scheduler"
@@ -54,8 +55,10 @@ class JobCommands:
         configs: ConfigFiles,
         clock: Clock,
         providers: tuple[str, ...],
+        claims: Claims,
     ) -> None:
         self._sender = sender
+        self._claims = claims
         self._reads = reads
         self._keys = keys
         self._configs = configs
@@ -126,14 +129,15 @@ class JobCommands:
     async def _send(
         self, command: Command, job_id: UUID, principal: Principal, *, command_id: UUID | None = None
     ) -> CommandReply:
-        return await self._sender.send(
-            OWNER,
-            command,
-            correlation_id=job_id,
-            actor=principal.actor,
-            command_id=command_id,
-            source_ip=principal.source_ip,
-        )
+        async with self._claims.waited_for():
+            return await self._sender.send(
+                OWNER,
+                command,
+                correlation_id=job_id,
+                actor=principal.actor,
+                command_id=command_id,
+                source_ip=principal.source_ip,
+            )
 
 
 def cancelled_answer(job_id: UUID) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import msgspec
 
 EVENTS_STREAM = "EVENTS"
 TELEMETRY_STREAM = "TELEMETRY"
+FRONT_BUSY = "front.busy"
+"""Published without a body by the gateway while many commands wait; heard by all others. Never stored."""
 SERVICES = ("storage", "billing", "provider_bridge", "scheduler", "gateway")
 """Start order; stopping goes the other way round."""
 
@@ -122,7 +124,7 @@ _CALLS: dict[str, tuple[str, ...]] = {
 }
 """Service -> the owners it sends commands to; the gateway asks every service, itself included, for admin answers."""
 
-_EXTRA_PUBLISH: dict[str, tuple[str, ...]] = {"storage": ("tel.>",)}
+_EXTRA_PUBLISH: dict[str, tuple[str, ...]] = {"storage": ("tel.>",), "gateway": (FRONT_BUSY,)}
 _EXTRA_SUBSCRIBE: dict[str, tuple[str, ...]] = {"gateway": ("evt.>", "tel.>")}
 
 
@@ -141,7 +143,7 @@ def service_permissions(service: str) -> BusPermissions:
     return BusPermissions(
         user=service,
         publish=(*publish, *_EXTRA_PUBLISH.get(service, ())),
-        subscribe=(f"{inbox_prefix(service)}.>", f"cmd.{service}.>", *_EXTRA_SUBSCRIBE.get(service, ())),
+        subscribe=(f"{inbox_prefix(service)}.>", f"cmd.{service}.>", FRONT_BUSY, *_EXTRA_SUBSCRIBE.get(service, ())),
         allow_responses=True,
     )
 
@@ -151,7 +153,7 @@ def relay_permissions() -> BusPermissions:
     return BusPermissions(
         user="relay",
         publish=("evt.>", "$JS.API.>"),
-        subscribe=(f"{inbox_prefix('relay')}.>", "$JS.EVENT.ADVISORY.>"),
+        subscribe=(f"{inbox_prefix('relay')}.>", "$JS.EVENT.ADVISORY.>", FRONT_BUSY),
         allow_responses=False,
     )
 

@@ -30,6 +30,7 @@ from shared.eventstore.seals import SEAL_IDLE_S, Sealer, pause
 from shared.eventstore.topology import ForeignStreamError, StreamEnd, Topology
 from shared.eventstore.wakeups import CHANNEL
 from shared.messaging.connection import Bus, BusSettings
+from shared.messaging.right_of_way import RightOfWay
 from shared.observability import logging, metrics
 from shared.settings import Secret, SettingsError, load
 
@@ -63,12 +64,14 @@ class Relay:
         self._bus = bus
         self._replicas = replicas
         self._seal_idle_s = seal_idle_s
+        self._right_of_way = RightOfWay()
         self._wake = asyncio.Event()
         self.leading = asyncio.Event()
         self.position = 0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Leads whenever it can, until `stop`: then the page in hand is finished first."""
+        await self._right_of_way.listen(self._bus.client)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._wake_on_stop(stop))
             group.create_task(Sealer(self._pool, self.leading, idle_s=self._seal_idle_s).run(stop))
@@ -136,6 +139,7 @@ class Relay:
         """Publishes what is committed and what will be; returns on `stop`, or when JetStream is not as we left it."""
         inspect_at = 0.0
         while not stop.is_set():
+            await self._right_of_way.give_way(unless=stop)
             self._wake.clear()
             after = publisher.position
             rows = await connection.fetch(QUERIES.read_all, after, ANY_POSITION, PAGE_EVENTS, timeout=_TIMEOUT_S)

@@ -21,6 +21,7 @@ from shared.messaging import gap
 from shared.messaging.handling import EventHandling, Retries, Stopping, Subscription
 from shared.messaging.inbox import QUERIES, Inbox
 from shared.messaging.pull import MakePull, Message
+from shared.messaging.right_of_way import RightOfWay
 from shared.observability import metrics, names
 from shared.problems import Unavailable
 
@@ -60,6 +61,7 @@ class Consumer:
         pool: asyncpg.Pool,
         connect: Connect,
         pace: Pace | None = None,
+        right_of_way: RightOfWay | None = None,
     ) -> None:
         self.durable = subscription.durable
         self._subscription = subscription
@@ -68,11 +70,12 @@ class Consumer:
         self._pool = pool
         self._connect = connect
         self._pace = pace or Pace()
+        self._right_of_way = right_of_way or RightOfWay()
         self._position = 0
         self._active = False
         self._wake = asyncio.Event()
         self._moved = asyncio.Event()
-        self._nudged = False
+        self._urgent = asyncio.Event()
         self._store_id = UUID(int=0)
         self._in_hand: list[gap.Delivery] = []
 
@@ -110,7 +113,7 @@ class Consumer:
 
     async def _wake_at(self, stop: asyncio.Event) -> None:
         await stop.wait()
-        self._wake.set()
+        self._hurry()
 
     async def _take_turns(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
@@ -159,11 +162,12 @@ class Consumer:
             while not stop.is_set():
                 self._wake.clear()
                 await pull.ask()
+                await self._right_of_way.give_way(unless=self._urgent)
                 if messages := pull.take():
                     await self._handle_messages(messages, inbox, handling)
                     unfed, looked_at = 0, self._now_s()
-                elif self._nudged or self._now_s() >= looked_at + self._pace.poll_s:
-                    self._nudged = False
+                elif self._urgent.is_set() or self._now_s() >= looked_at + self._pace.poll_s:
+                    self._urgent.clear()
                     unfed = unfed + 1 if await self._look_into_log(inbox, handling) else 0
                     looked_at = self._now_s()
                 else:
@@ -252,12 +256,18 @@ class Consumer:
     async def _wait_active(self) -> None:
         """Until the position moves; if it does not soon, the log is asked without waiting for JetStream."""
         moved = self._moved
+        if self._right_of_way.is_claimed:
+            self._hurry()
         try:
             async with asyncio.timeout(_GRACE_S):
                 await moved.wait()
         except TimeoutError:
-            self._nudged = True
-            self._wake.set()
+            self._hurry()
+
+    def _hurry(self) -> None:
+        """Somebody waits for this consumer: it neither rests nor waits for JetStream."""
+        self._urgent.set()
+        self._wake.set()
 
     async def _wait_standby(self) -> None:
         read = await self._pool.fetchval(QUERIES.read_checkpoint, self.durable.name)

@@ -21,6 +21,7 @@ from shared.contracts import catalogue
 from shared.contracts.envelope import RecordedEvent
 from shared.contracts.subjects import GATEWAY_JOBS_VIEW
 from shared.messaging.consumer import Subscription
+from shared.messaging.right_of_way import Claims
 from shared.problems import Rejected
 from shared.service import Runtime, ServiceParts
 from tests.sim.connection import MemoryConnection
@@ -28,6 +29,10 @@ from tests.sim.process import Process
 
 VIEWS = "jobs_view"
 _OWN_WRITES_S = 1.0
+
+
+async def _unheard(_subject: str) -> None:
+    """A claim of the right of way may be lost: here none arrives."""
 
 
 class GatewayDoors:
@@ -45,6 +50,7 @@ class GatewayDoors:
             configs=ConfigFiles(Path("/nowhere")),
             clock=runtime.clock,
             providers=("local",),
+            claims=Claims(_unheard),
         )
 
 

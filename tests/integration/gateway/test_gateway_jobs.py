@@ -6,7 +6,9 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from nats.aio.msg import Msg
 
+from shared.contracts.subjects import FRONT_BUSY
 from tests.integration.gateway.conftest import OpenSite, Site, a_config
 
 JOB_MEMBERS = {
@@ -230,3 +232,17 @@ async def test_no_owner_alive_is_a_503_that_says_when_to_come_back(open_site: Op
     by_name = {part["name"]: part["status"] for part in health["components"]}
     assert (by_name["postgres"], by_name["gateway"], by_name["scheduler"]) == ("healthy", "healthy", "unhealthy")
     assert (await site.http.get("/api/cloud/health/live")).json() == {"status": "ok"}
+
+
+async def test_submits_at_once_claim_the_right_of_way_over_their_own_consequences(site: Site) -> None:
+    heard = asyncio.Event()
+
+    async def hear(_message: Msg) -> None:
+        heard.set()
+
+    others = site.runtimes["scheduler"].bus.client
+    await others.subscribe(FRONT_BUSY, cb=hear)  # pyright: ignore[reportUnknownMemberType] - nats-py leaves a future untyped
+    await others.flush()
+    await asyncio.gather(*(site.submit() for _ in range(30)))
+    async with asyncio.timeout(20):
+        await heard.wait()

@@ -18,6 +18,7 @@ from shared.messaging.connection import Bus
 from shared.messaging.consumer import Consumer, Pace, Subscription
 from shared.messaging.handling import Project, React, Retries, Wants
 from shared.messaging.pull import StandingPull
+from shared.messaging.right_of_way import RightOfWay
 from tests.support.bus import connected_bus, stream_api
 from tests.support.log import LogDatabase, StoreFor, a_fact, an_account_event, an_append
 
@@ -74,6 +75,7 @@ class Bench:
         project: Project | None = project,
         pace: Pace = QUICK,
         connect: Callable[[], Awaitable[asyncpg.Connection]] | None = None,
+        right_of_way: RightOfWay | None = None,
     ) -> AsyncGenerator[Consumer]:
         """A replica of the consumer, stopped at the end."""
         stop = asyncio.Event()
@@ -87,6 +89,7 @@ class Bench:
                 pool=self.pool,
                 connect=connect or self.connect,
                 pace=pace,
+                right_of_way=right_of_way,
             )
             running = asyncio.create_task(consumer.run(stop))
             try:
