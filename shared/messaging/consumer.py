@@ -7,6 +7,7 @@ silent or absent JetStream makes a consumer slower and never wrong.
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from uuid import UUID
 
 import asyncpg
@@ -162,13 +163,12 @@ class Consumer:
             while not stop.is_set():
                 self._wake.clear()
                 await pull.ask()
-                await self._right_of_way.give_way(unless=self._urgent)
                 if messages := pull.take():
                     await self._handle_messages(messages, inbox, handling)
                     unfed, looked_at = 0, self._now_s()
                 elif self._urgent.is_set() or self._now_s() >= looked_at + self._pace.poll_s:
-                    self._urgent.clear()
                     unfed = unfed + 1 if await self._look_into_log(inbox, handling) else 0
+                    self._urgent.clear()  # who waits for what came meanwhile asks again
                     looked_at = self._now_s()
                 else:
                     await self._wait_for_wake()
@@ -189,6 +189,7 @@ class Consumer:
             retries=self._pace.retries,
             handled=self._move,
             keep_alive=self._extend_deadlines,
+            give_way=partial(self._right_of_way.give_way, unless=self._urgent),
             stop=stop,
         )
 

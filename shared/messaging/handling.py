@@ -88,7 +88,7 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EventHandling:
-    """Handles a durable's events in the order given. `handled(position)` follows each commit."""
+    """Handles a durable's events in the order given: `give_way` comes before each chunk, `handled(position)` after."""
 
     CHUNK = 100
 
@@ -100,6 +100,7 @@ class EventHandling:
         retries: Retries,
         handled: Callable[[int], None],
         keep_alive: Callable[[], Awaitable[None]],
+        give_way: Callable[[], Awaitable[None]],
         stop: asyncio.Event,
     ) -> None:
         self._subscription = subscription
@@ -108,6 +109,7 @@ class EventHandling:
         self._retries = retries
         self._handled = handled
         self._keep_alive = keep_alive
+        self._give_way = give_way
         self._stop = stop
         self._reacted: set[UUID] = set()
         """Events of the chunk in hand whose reaction is done and need not be repeated, whatever fails after it."""
@@ -116,6 +118,7 @@ class EventHandling:
     async def handle(self, events: Sequence[RecordedEvent]) -> None:
         """Handles the events, or raises Stopping; an outage of our own connection ends the turn."""
         for start in range(0, len(events), self.CHUNK):
+            await self._give_way()
             chunk = events[start : start + self.CHUNK]
             self._reacted.clear()
             if self._stop.is_set() and self._subscription.react is not None:

@@ -6,6 +6,7 @@ where log, stream and rows are kept: in memory, or on a real Postgres and NATS.
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeVar
 from uuid import UUID, uuid4
 
@@ -31,6 +32,7 @@ from shared.messaging.handling import EventHandling, Retries, Subscription
 from shared.messaging.inbox import QUERIES as INBOX
 from shared.messaging.inbox import Inbox
 from shared.messaging.parking import replay_parked
+from shared.messaging.right_of_way import RightOfWay
 from shared.projection import Projection, rebuild
 from tests.support.contract_structs import BEGAN
 
@@ -445,6 +447,7 @@ class LogMachine(RuleBasedStateMachine):
             retries=RETRIES,
             handled=lambda _position: None,
             keep_alive=asyncio.Event().wait,  # pyright: ignore[reportArgumentType] - never called
+            give_way=partial(RightOfWay().give_way, unless=self.stop),
             stop=self.stop,
         )
         await handling.handle(log[first:])
