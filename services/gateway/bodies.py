@@ -9,19 +9,19 @@ import msgspec
 
 from services.gateway.domain.job_body import JobBody, is_at_rest, job_body
 from services.gateway.domain.views import JobView
-from services.gateway.projections.jobs import JobsView, Listed
+from services.gateway.projections.jobs import ID_BYTES, JobsView, stamp_of
 from services.gateway.projections.waiting import WaitingPlaces
 from shared.clock import Clock
 
 KEPT_BODIES = 4096
 """Some 2 KiB each."""
 _NO_PLACE = b"null}"
+_NO_PLACES: dict[bytes, int] = {}
 
 
-class _Kept(msgspec.Struct, frozen=True):
+class _Encoded(msgspec.Struct, frozen=True, gc=False):
     """A body up to the value of its last member, the place in the queue. `waits`: that value is not known yet."""
 
-    position: int
     start: bytes
     waits: bool
     end: bytes
@@ -34,51 +34,49 @@ class JobBodies:
         self._jobs = jobs
         self._clock = clock
         self._places = WaitingPlaces(jobs, seen)
-        self._kept: OrderedDict[UUID, _Kept] = OrderedDict()
+        self._kept: OrderedDict[bytes, _Encoded | JobView] = OrderedDict()
+        """By stamp: what was encoded of a job at rest, and of one that runs the view, whose body changes with time."""
 
     async def of(self, views: Sequence[JobView]) -> list[JobBody]:
         """The jobs as they are now."""
-        waiting = [view.job_id for view in views if _waits(view)]
-        places = await self._places.of(waiting) if waiting else {}
+        waiting = [view.job_id.bytes for view in views if _waits(view)]
+        places = await self._places.of(waiting) if waiting else _NO_PLACES
         now = self._clock()
-        return [job_body(view, now=now, queue_position=places.get(view.job_id)) for view in views]
+        return [job_body(view, now=now, queue_position=places.get(view.job_id.bytes)) for view in views]
 
-    async def encoded(self, page: Sequence[Listed]) -> list[bytes]:
-        """The JSON of listed jobs in the page's order; a job that is gone meanwhile is left out."""
-        kept = await self._kept_or_made(page)
-        waiting = [job_id for job_id, body in kept.items() if body.waits]
-        places = await self._places.of(waiting) if waiting else {}
+    async def encoded(self, stamps: Sequence[bytes]) -> list[bytes]:
+        """The JSON of the jobs with these stamps, or newer, in their order; one that is gone meanwhile is left out."""
+        known = await self._known(stamps)
+        now = self._clock()
+        bodies = {job_id: _encode(body, now) if isinstance(body, JobView) else body for job_id, body in known.items()}
+        waiting = [job_id for job_id, body in bodies.items() if body.waits]
+        places = await self._places.of(waiting) if waiting else _NO_PLACES
         return [
             body.start + (b"%d}" % places[job_id] if body.waits and job_id in places else body.end)
-            for job_id, body in kept.items()
+            for job_id, body in bodies.items()
         ]
 
-    async def _kept_or_made(self, page: Sequence[Listed]) -> dict[UUID, _Kept]:
-        found = {listed.job_id: self._look_up(listed) for listed in page}
-        missing = [job_id for job_id, body in found.items() if body is None]
-        now = self._clock()
+    async def _known(self, stamps: Sequence[bytes]) -> dict[bytes, _Encoded | JobView]:
+        """What is kept, or read and kept now, by the bytes of the jobs' ids."""
+        found = {stamp[:ID_BYTES]: self._kept.get(stamp) for stamp in stamps}
+        missing = [UUID(bytes=job_id) for job_id, body in found.items() if body is None]
         for view in await self._jobs.some(missing) if missing else ():
-            found[view.job_id] = self._make(view, now)
+            found[view.job_id.bytes] = self._keep(view)
         return {job_id: body for job_id, body in found.items() if body is not None}
 
-    def _look_up(self, listed: Listed) -> _Kept | None:
-        body = self._kept.get(listed.job_id)
-        if body is None or body.position != listed.position:
-            return None
-        self._kept.move_to_end(listed.job_id)
+    def _keep(self, view: JobView) -> _Encoded | JobView:
+        body = _encode(view, self._clock()) if is_at_rest(view) else view
+        self._kept[stamp_of(view)] = body
+        if len(self._kept) > KEPT_BODIES:
+            self._kept.popitem(last=False)
         return body
 
-    def _make(self, view: JobView, now: datetime) -> _Kept:
-        whole = msgspec.json.encode(job_body(view, now=now, queue_position=None))
-        waits = _waits(view) and whole.endswith(_NO_PLACE)
-        cut = len(whole) - len(_NO_PLACE) if waits else len(whole)
-        body = _Kept(view.position, whole[:cut], waits, whole[cut:])
-        if is_at_rest(view):
-            self._kept[view.job_id] = body
-            self._kept.move_to_end(view.job_id)
-            if len(self._kept) > KEPT_BODIES:
-                self._kept.popitem(last=False)
-        return body
+
+def _encode(view: JobView, now: datetime) -> _Encoded:
+    whole = msgspec.json.encode(job_body(view, now=now, queue_position=None))
+    waits = _waits(view) and whole.endswith(_NO_PLACE)
+    cut = len(whole) - len(_NO_PLACE) if waits else len(whole)
+    return _Encoded(whole[:cut], waits, whole[cut:])
 
 
 def _waits(view: JobView) -> bool:

@@ -147,7 +147,7 @@ class JobReads:
         await self.wait_for(self.own_writes.position, OWN_WRITES_S)
         wanted = JobFilter(status=status, provider=provider, local=local)
         page = await self.jobs.page(wanted, limit=limit, offset=offset)
-        return await self._bodies.encoded(page), await self.jobs.total(wanted)
+        return await self._bodies.encoded(page.stamps), page.total
 
     async def sums(self, days: int) -> Sums:
         """The sums over jobs submitted in the last so many days, today included, with every answered write in them."""

@@ -21,6 +21,8 @@ from shared.sql import load_queries
 
 QUERIES = load_queries(Path(__file__).parent.parent / "sql" / "queries.sql")
 TIMEOUT_S = 10.0
+ID_BYTES = 16
+STAMP_BYTES = ID_BYTES + 8
 
 _encoder = msgspec.json.Encoder(order="deterministic")
 _view_decoder = msgspec.json.Decoder(JobView)
@@ -35,11 +37,16 @@ class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
     local: bool | None = None
 
 
-class Listed(msgspec.Struct, frozen=True):
-    """A job of a list, and the position of the newest event in its view."""
+class Page(msgspec.Struct, frozen=True):
+    """Listed jobs, newest first, by their stamps; `total` is how many all pages together hold."""
 
-    job_id: UUID
-    position: int
+    stamps: list[bytes]
+    total: int
+
+
+def stamp_of(view: JobView) -> bytes:
+    """Which job, and up to which event: the same stamp is the same view."""
+    return view.job_id.bytes + view.position.to_bytes(STAMP_BYTES - ID_BYTES, "big")
 
 
 async def project_jobs(connection: Connection, recorded: RecordedEvent) -> None:
@@ -130,21 +137,18 @@ class JobsView:
         """Those of these jobs that the projection knows, in no order."""
         return [_view_decoder.decode(row["view"]) for row in await self._rows(QUERIES.views_of, job_ids)]
 
-    async def page(self, wanted: JobFilter, *, limit: int, offset: int) -> list[Listed]:
-        """Listed jobs, newest first."""
+    async def page(self, wanted: JobFilter, *, limit: int, offset: int) -> Page:
+        """Some of the listed jobs, as of one moment."""
         match wanted:
             case JobFilter(status=None, provider=None, local=None):
-                rows = await self._rows(QUERIES.list_all, limit, offset)
+                row = await self._row(QUERIES.list_all, limit, offset)
             case JobFilter(status=None):
-                rows = await self._rows(QUERIES.list_of_provider, limit, offset, wanted.provider, wanted.local)
+                row = await self._row(QUERIES.list_of_provider, limit, offset, wanted.provider, wanted.local)
             case JobFilter():
                 filters = (wanted.status, wanted.provider, wanted.local)
-                rows = await self._rows(QUERIES.list_of_status, limit, offset, *filters)
-        return [Listed(UUID(int=row["job_id"].int), row["position"]) for row in rows]
-
-    async def total(self, wanted: JobFilter) -> int:
-        """How many jobs all pages together hold."""
-        return await self._value(QUERIES.count_views, wanted.status, wanted.provider, wanted.local)
+                row = await self._row(QUERIES.list_of_status, limit, offset, *filters)
+        listed, total = row
+        return Page([listed[at : at + STAMP_BYTES] for at in range(0, len(listed), STAMP_BYTES)], total)
 
     async def sums(self, since: date) -> dict[SumKey, JobSum]:
         """The sums over jobs submitted on a day or later."""
@@ -175,6 +179,10 @@ class JobsView:
     async def _rows(self, query: str, *arguments: object) -> list[Any]:
         with unavailable_on_outage("read"):
             return await self._pool.fetch(query, *arguments, timeout=TIMEOUT_S)
+
+    async def _row(self, query: str, *arguments: object) -> Any:
+        with unavailable_on_outage("read"):
+            return await self._pool.fetchrow(query, *arguments, timeout=TIMEOUT_S)
 
     async def _value(self, query: str, *arguments: object) -> Any:
         with unavailable_on_outage("read"):

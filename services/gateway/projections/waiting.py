@@ -5,20 +5,21 @@ Reading it costs in proportion to how many wait, so it is at most a twentieth of
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from uuid import UUID
+from collections.abc import Callable, Collection, Mapping
 
-from services.gateway.projections.jobs import JobsView
+from services.gateway.projections.jobs import ID_BYTES, JobsView
 
 SHARE = 20
 """The order is used for so many times as long as it took to read."""
 PAUSE_SHARE = 4
 """So many times as long passes before it is read again because a job is asked for that it does not have."""
-_ID_BYTES = 16
 
 
 class WaitingPlaces:
-    """The places of waiting jobs, counted from 1. `seen()` is how far the view is folded, None if that is not known."""
+    """The places of waiting jobs by the bytes of their ids, counted from 1.
+
+    `seen()` is how far the view is folded, None if that is not known.
+    """
 
     def __init__(self, jobs: JobsView, seen: Callable[[], int | None]) -> None:
         self._jobs = jobs
@@ -29,13 +30,13 @@ class WaitingPlaces:
         self._cost_s = 0.0
         self._turn = asyncio.Lock()
 
-    async def of(self, job_ids: Sequence[UUID]) -> dict[UUID, int]:
-        """The places of these jobs; those that do not wait (any more) are absent."""
+    async def of(self, job_ids: Collection[bytes]) -> Mapping[bytes, int]:
+        """The places of these jobs and of others; those that do not wait (any more) are absent."""
         if not self._is_exact() and self._age_s() > SHARE * self._cost_s:
             await self._read(self._read_at)
-        if not all(job_id.bytes in self._places for job_id in job_ids) and not self._is_exact():
+        if not self._is_exact() and not all(map(self._places.__contains__, job_ids)):
             await self._read(self._read_at)
-        return {job_id: self._places[job_id.bytes] for job_id in job_ids if job_id.bytes in self._places}
+        return self._places
 
     def _is_exact(self) -> bool:
         return self._position is not None and self._position == self._seen()
@@ -51,7 +52,7 @@ class WaitingPlaces:
             await asyncio.sleep(max(0.0, PAUSE_SHARE * self._cost_s - self._age_s()))
             started, position = time.monotonic(), self._seen()
             order = await self._jobs.waiting()
-            starts = range(0, len(order), _ID_BYTES)
-            self._places = {order[at : at + _ID_BYTES]: place for place, at in enumerate(starts, start=1)}
+            starts = range(0, len(order), ID_BYTES)
+            self._places = {order[at : at + ID_BYTES]: place for place, at in enumerate(starts, start=1)}
             self._read_at = time.monotonic()
             self._position, self._cost_s = position, self._read_at - started

@@ -54,37 +54,55 @@ SELECT view FROM jobs_view WHERE job_id = $1;
 SELECT view FROM jobs_view WHERE job_id = ANY($1::uuid[]);
 
 -- name: list_all
--- One page of the listed jobs, newest first, and how far each is folded.
-SELECT job_id, position FROM jobs_view
-WHERE visible
-ORDER BY created_at DESC, job_id DESC
-LIMIT $1 OFFSET $2;
+-- One page of the listed jobs, newest first: of each its id and how far it is folded, 24 bytes; and how many all pages hold.
+SELECT
+    (SELECT coalesce(string_agg(uuid_send(job_id) || int8send(position), ''::bytea ORDER BY created_at DESC, job_id DESC),
+                     ''::bytea)
+     FROM (
+        SELECT job_id, position, created_at FROM jobs_view
+        WHERE visible
+        ORDER BY created_at DESC, job_id DESC
+        LIMIT $1 OFFSET $2
+     ) AS page) AS listed,
+    (SELECT coalesce(sum(jobs), 0)::bigint FROM job_sums WHERE visible) AS total;
 
 -- name: list_of_status
 -- The same of one status; a NULL filter lets everything through.
-SELECT job_id, position FROM jobs_view
-WHERE visible AND status = $3
-  AND ($4::text IS NULL OR provider = $4)
-  AND ($5::boolean IS NULL OR (provider = 'local') = $5)
-ORDER BY created_at DESC, job_id DESC
-LIMIT $1 OFFSET $2;
+SELECT
+    (SELECT coalesce(string_agg(uuid_send(job_id) || int8send(position), ''::bytea ORDER BY created_at DESC, job_id DESC),
+                     ''::bytea)
+     FROM (
+        SELECT job_id, position, created_at FROM jobs_view
+        WHERE visible
+          AND status = $3
+          AND ($4::text IS NULL OR provider = $4)
+          AND ($5::boolean IS NULL OR (provider = 'local') = $5)
+        ORDER BY created_at DESC, job_id DESC
+        LIMIT $1 OFFSET $2
+     ) AS page) AS listed,
+    (SELECT coalesce(sum(jobs), 0)::bigint FROM job_sums
+     WHERE visible
+       AND status = $3
+       AND ($4::text IS NULL OR provider = $4)
+       AND ($5::boolean IS NULL OR (provider = 'local') = $5)) AS total;
 
 -- name: list_of_provider
 -- The same of any status.
-SELECT job_id, position FROM jobs_view
-WHERE visible
-  AND ($3::text IS NULL OR provider = $3)
-  AND ($4::boolean IS NULL OR (provider = 'local') = $4)
-ORDER BY created_at DESC, job_id DESC
-LIMIT $1 OFFSET $2;
-
--- name: count_views
--- How many jobs the same filters let through, whatever the page.
-SELECT coalesce(sum(jobs), 0)::bigint FROM job_sums
-WHERE visible
-  AND ($1::text IS NULL OR status = $1)
-  AND ($2::text IS NULL OR provider = $2)
-  AND ($3::boolean IS NULL OR (provider = 'local') = $3);
+SELECT
+    (SELECT coalesce(string_agg(uuid_send(job_id) || int8send(position), ''::bytea ORDER BY created_at DESC, job_id DESC),
+                     ''::bytea)
+     FROM (
+        SELECT job_id, position, created_at FROM jobs_view
+        WHERE visible
+          AND ($3::text IS NULL OR provider = $3)
+          AND ($4::boolean IS NULL OR (provider = 'local') = $4)
+        ORDER BY created_at DESC, job_id DESC
+        LIMIT $1 OFFSET $2
+     ) AS page) AS listed,
+    (SELECT coalesce(sum(jobs), 0)::bigint FROM job_sums
+     WHERE visible
+       AND ($3::text IS NULL OR provider = $3)
+       AND ($4::boolean IS NULL OR (provider = 'local') = $4)) AS total;
 
 -- name: waiting_order
 -- The ids of the waiting jobs, 16 bytes each, as they stand: queued ones by priority and time, then the others.
