@@ -10,14 +10,18 @@ import stat
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _FIRST_PORT, _PORTS, _PORT_TRIES = 20_000, 12_000, 200
+_MARKS = 64
 # One server asks for two ports before it listens on either: the second must not be the first again.
 _given: set[int] = set()
+# Nor may another process be given a port before its server listens: the UDP port of that number is held meanwhile.
+_marks: deque[socket.socket] = deque()
 LOOPBACK = "127.0.0.1"
 
 
@@ -47,17 +51,31 @@ class SystemUser:
 
 
 def free_port() -> int:
-    """A loopback port nobody listens on now, and that this process was not given before.
+    """A loopback port nobody listens on now, that neither this process nor, lately, another one was given before.
 
     It is outside the range from which systems take outgoing ports: a client that keeps calling a server which is
     down could otherwise be given that very port, connect to itself, and keep the server from coming back.
     """
     for _ in range(_PORT_TRIES):
         port = _FIRST_PORT + secrets.randbelow(_PORTS)
-        if port not in _given and port_is_free(LOOPBACK, port):
+        if port not in _given and port_is_free(LOOPBACK, port) and _mark(port):
             _given.add(port)
             return port
     raise EmbeddedError(f"no free port found between {_FIRST_PORT} and {_FIRST_PORT + _PORTS}")
+
+
+def _mark(port: int) -> bool:
+    """Whether a port was nobody's and is ours now, before anybody listens on it. The last `_MARKS` are held."""
+    mark = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        mark.bind((LOOPBACK, port))
+    except OSError:
+        mark.close()
+        return False
+    _marks.append(mark)
+    if len(_marks) > _MARKS:
+        _marks.popleft().close()
+    return True
 
 
 def port_is_free(host: str, port: int) -> bool:
