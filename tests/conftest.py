@@ -13,10 +13,13 @@ import pytest
 
 from deploy.embedded.nats import EmbeddedNats, NatsUser
 from deploy.embedded.postgres import SUPERUSER, EmbeddedPostgres
+from tests.support.depth import load_profile
 
 pytest_plugins = ["tests.support.log", "tests.support.bus"]
 
 NATS_USER = NatsUser("tests", "tests")
+
+load_profile()  # before the first test module is read: its decorators take what is loaded
 
 
 @dataclass(frozen=True, slots=True)

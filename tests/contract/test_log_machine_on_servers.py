@@ -125,7 +125,7 @@ def machine_bus(server_dir: Path) -> Iterator[EmbeddedNats]:
     server.stop()
 
 
-@pytest.mark.timeout(depth(120))
+@pytest.mark.timeout(depth(300))
 def test_store_relay_and_projection_on_real_servers(
     postgres_server: EmbeddedPostgres, machine_bus: EmbeddedNats, log_template: str
 ) -> None:

@@ -40,7 +40,9 @@ COMMANDS = st.builds(
 
 
 @pytest.mark.timeout(300)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(commands=st.lists(COMMANDS, min_size=1, max_size=6))
 async def test_sql_and_python_compute_the_same_hash(commands: list[Encoded], log_database: LogDatabase) -> None:
     connection = await asyncpg.connect(log_database.dsn("scheduler"))

@@ -16,7 +16,7 @@ class MemoryMachine(LogMachine):
         return MemoryBackend()
 
 
-@pytest.mark.timeout(depth(120))
+@pytest.mark.timeout(depth(300))
 def test_store_relay_and_projection_in_memory() -> None:
     with structlog.testing.capture_logs():
         run_state_machine_as_test(MemoryMachine, settings=examples(80, stateful_step_count=25))
