@@ -61,9 +61,9 @@ def road(system: System, pictures: Path) -> Road:
     def ended() -> bool:
         view = system.http.get(f"/api/v1/jobs/{job_id}").raise_for_status().json()["job"]
         seen[view["position"]] = view
-        return bool(view["is_terminal"])
+        return bool(view["is_terminal"]) and view["money"]["captured_micro_usd"] is not None  # settled after the end
 
-    await_value(300, "the demo job ends", ended)
+    await_value(400, "the demo job ends and is paid for", ended)
     return Road(job=system.job(job_id), events=system.history(job_id), seen=seen)
 
 
@@ -82,6 +82,6 @@ def quality(lora: Path, pictures: Path) -> dict[str, Any]:
     """What the trainer's own judge measures of renders with and without the LoRA."""
     command = [TRAINER_PYTHON, "-m", "trainer.quality", "--base", BASE_MODEL, "--lora", lora, "--data", pictures]
     done = subprocess.run(
-        [str(part) for part in command], cwd=ROOT, capture_output=True, text=True, check=True, timeout=180
+        [str(part) for part in command], cwd=ROOT, capture_output=True, text=True, check=True, timeout=400
     )
     return json.loads(done.stdout)

@@ -103,7 +103,7 @@ def test_verify_is_clean_after_the_road(system: System, road: Road) -> None:
 
 def test_rebuild_gives_byte_equal_read_models(system: System, road: Road) -> None:
     assert road.events
-    report = system.http.post("/api/v1/admin/rebuild", timeout=120).raise_for_status().json()
+    report = system.http.post("/api/v1/admin/rebuild", timeout=300).raise_for_status().json()
     projections = [item for service in report["services"].values() for item in service["projections"]]
     assert projections
     assert [item["name"] for item in projections if not item["equal"]] == []

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.conftest import Road
-from tests.support.system import System, demo_body
+from tests.support.system import System, await_value, demo_body
 
 pytestmark = [
     pytest.mark.slow,
@@ -86,13 +86,13 @@ def test_list_and_sync_active_show_the_job_and_a_true_total(system: System, wait
 
 
 def test_cancel_then_delete(system: System, waiting_job: str) -> None:
-    system.await_status(waiting_job, "running", limit_s=120)
+    system.await_status(waiting_job, "running", limit_s=300)
     early = curl(system, "-X", "DELETE", f"http://localhost:8001/api/cloud/jobs/{waiting_job}")
     assert early["success"] is False
     assert early["code"] == "invalid_job_state"
     answer = curl(system, "-X", "POST", f"http://localhost:8001/api/cloud/jobs/{waiting_job}/cancel")
     assert (answer["success"], answer["job_id"], answer["status"]) == (True, waiting_job, "cancelled")
-    system.await_status(waiting_job, "cancelled", limit_s=90)
+    system.await_status(waiting_job, "cancelled", limit_s=300)
     (attempt,) = {
         event["stream"].removeprefix("attempt-")
         for event in system.history(waiting_job)
@@ -101,8 +101,12 @@ def test_cancel_then_delete(system: System, waiting_job: str) -> None:
     assert system.trainer_processes(attempt) == []
     deleted = curl(system, "-X", "DELETE", f"http://localhost:8001/api/cloud/jobs/{waiting_job}")
     assert deleted == {"success": True, "job_id": waiting_job}
-    listed = curl(system, "http://localhost:8001/api/cloud/jobs?limit=100")
-    assert waiting_job not in [job["job_id"] for job in listed["jobs"]]
+
+    def is_listed() -> bool:
+        listed = curl(system, "http://localhost:8001/api/cloud/jobs?limit=100")
+        return waiting_job in [job["job_id"] for job in listed["jobs"]]
+
+    await_value(60, "the job is listed no more", lambda: not is_listed())
 
 
 def test_logs_are_text_under_logs(system: System, road: Road) -> None:

@@ -42,7 +42,7 @@ class System:
         self.data_dir = home / "data"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.http = httpx.Client(base_url=self.url, timeout=30)
+        self.http = httpx.Client(base_url=self.url, timeout=60)
         self._supervisor: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -53,14 +53,14 @@ class System:
             self._supervisor = subprocess.Popen(
                 [str(part) for part in command], cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True
             )
-        await_value(120, "embedded mode is ready", self.is_ready)
+        await_value(200, "embedded mode is ready", self.is_ready)
 
     def is_ready(self) -> bool:
         """Whether the gateway says that every part answers."""
         assert self._supervisor is not None
         assert self._supervisor.poll() is None, (self.home / "up.log").read_text(encoding="utf-8")[-4000:]
         try:
-            return self.http.get("/api/cloud/health/ready", timeout=3).is_success
+            return self.http.get("/api/cloud/health/ready", timeout=10).is_success
         except httpx.TransportError:
             return False
 
@@ -68,7 +68,7 @@ class System:
         """Stops everything in order."""
         if self._supervisor is not None and self._supervisor.poll() is None:
             self._supervisor.send_signal(signal.SIGTERM)
-            self._supervisor.wait(60)
+            self._supervisor.wait(120)
         self.http.close()
 
     @property
@@ -88,8 +88,8 @@ class System:
 
     def await_restarted(self, name: str, dead: int) -> None:
         """Returns when a killed child runs again under another process id and everything is ready."""
-        await_value(60, f"{name} runs again", lambda: self.process_id(name) != dead)
-        await_value(60, "everything is ready again", self.is_ready)
+        await_value(120, f"{name} runs again", lambda: self.process_id(name) != dead)
+        await_value(120, "everything is ready again", self.is_ready)
 
     def superuser_dsn(self) -> str:
         """Full power over the log's database, for the tests that tamper with it."""
@@ -102,7 +102,7 @@ class System:
         """Runs the CLI against this system; stdout and stderr are kept apart."""
         env = {**os.environ, "TUNEWRIGHT_URL": self.url, "TUNEWRIGHT_DATA_DIR": str(self.data_dir)}
         command = [sys.executable, "-m", "services.cli", *arguments]
-        return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=120)
+        return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=300)
 
     # ---- jobs --------------------------------------------------------------------------------------------------------
 
@@ -120,7 +120,7 @@ class System:
         """Every event of the job's story, in log order."""
         return self.http.get(f"/api/v1/jobs/{job_id}/events").raise_for_status().json()["events"]
 
-    def await_status(self, job_id: str, *words: str, limit_s: float = 180) -> dict[str, Any]:
+    def await_status(self, job_id: str, *words: str, limit_s: float = 300) -> dict[str, Any]:
         """The job once its status is one of `words`; an unexpected end fails at once."""
 
         def reached() -> dict[str, Any] | None:
@@ -140,19 +140,20 @@ class System:
         return [json.loads(line) for line in spool.read_text(encoding="utf-8").splitlines()]
 
     def trainer_processes(self, attempt_id: str) -> list[int]:
-        """Live processes that run the trainer for an attempt."""
-        return [
-            process.pid
-            for process in psutil.process_iter(["cmdline"])
+        """Live processes that run the trainer for an attempt; a trainer's own children are not counted."""
+        parents = {
+            process.pid: int(process.info["ppid"])
+            for process in psutil.process_iter(["cmdline", "ppid"])
             if "trainer" in (process.info["cmdline"] or []) and attempt_id in " ".join(process.info["cmdline"] or [])
-        ]
+        }
+        return [pid for pid, parent in parents.items() if parent not in parents]
 
 
 def demo_pictures(folder: Path) -> Path:
     """100 tinted handwritten digits with captions, drawn once."""
     if not folder.exists():
         command = [TRAINER_PYTHON, "-m", "trainer.demo_data", folder, "--count", "100"]
-        subprocess.run([str(part) for part in command], cwd=ROOT, check=True, timeout=120)
+        subprocess.run([str(part) for part in command], cwd=ROOT, check=True, timeout=300)
     return folder
 
 
