@@ -26,7 +26,7 @@ FAULTS_PER_SEED = 3
 DUEL_EVERY = 10
 _LEASED = re.compile(r"query:provider_bridge\.\w*lease|append:attempt\.(leased|start_intended|accepted)|provider:")
 _AT_BRIDGE = re.compile(r"(append:attempt\.|provider:|\w+:provider_bridge)")
-REST_S = 90.0
+REST_S = 180.0
 _LOOK_S = 0.05
 _KINDS: dict[str, tuple[Kind, ...]] = {
     "command": ("kill", "kill", "kill_after", "pause", "cut", "delay", "server"),

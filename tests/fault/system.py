@@ -35,7 +35,7 @@ LEASE_S = 2.5
 PRICE_MICRO_USD_PER_HOUR = 3_600_000
 SECOND_BRIDGE = "provider_bridge-2"
 _STORAGE_TOKEN = "fault"
-_READY_S = 90.0
+_READY_S = 180.0
 _LOOK_S = 0.03
 
 

@@ -22,7 +22,7 @@ from tests.fault.seeds import KEPT_SEEDS, reachable_steps, script_for
 from tests.fault.steps import PROVIDER_ACTS, PROVIDER_LOOKS, all_steps, provider_methods
 from tests.fault.workload import STORIES
 
-SEEDS = (*KEPT_SEEDS, *range(5))
+SEEDS = (*KEPT_SEEDS, *range(2))
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def short_home() -> Iterator[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_every_promise_holds_whatever_fault_hits_the_first_steps(short_home: Path) -> None:
     run = Run(home=short_home, scripts=[script_for(seed) for seed in SEEDS])
     await run.play()

@@ -107,6 +107,7 @@ async def _end(store: PostgresEventStore, job_id: UUID) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 async def test_two_schedulers_give_racing_jobs_exactly_the_slots_there_are_even_when_one_is_killed(
     schedulers: Schedulers, store_for: StoreFor
 ) -> None:

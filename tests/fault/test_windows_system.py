@@ -84,7 +84,7 @@ async def strike(system: FaultSystem, number: int, story: str, step: str, kind: 
 
 async def at_rest(system: FaultSystem, job_id: UUID) -> str:
     """The job's last status."""
-    async with httpx.AsyncClient(base_url=system.gateway_url, timeout=20) as http, asyncio.timeout(90):
+    async with httpx.AsyncClient(base_url=system.gateway_url, timeout=20) as http, asyncio.timeout(180):
         while True:
             with suppress(httpx.TransportError):
                 answer = await http.get(f"/api/cloud/jobs/{job_id}")
@@ -94,7 +94,7 @@ async def at_rest(system: FaultSystem, job_id: UUID) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("number", "step"),
     [
@@ -115,7 +115,7 @@ async def test_killed_between_append_and_reply_the_repeat_under_the_key_is_the_o
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("number", "server"), [pytest.param(4, "storage", id="storage"), pytest.param(5, "gateway", id="gateway")]
 )
@@ -192,7 +192,7 @@ async def parked_by_billing(system: FaultSystem) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 async def test_a_poison_event_is_parked_with_its_reason_others_flow_on_and_it_is_replayed_by_name(
     system: FaultSystem,
 ) -> None:

@@ -18,7 +18,7 @@ from tests.fault.system import FaultSystem
 CancelWhen = Literal[
     "", "at_once", "job.dispatched.v1", "attempt.requested.v1", "attempt.started.v1", "attempt.lost.v1"
 ]
-DEADLINE_S = 90.0
+DEADLINE_S = 180.0
 _LOOK_S = 0.02
 _HUGE_STEPS = 10_000_000
 _AGAIN = frozenset({404, 408, 409, 425, 429})
