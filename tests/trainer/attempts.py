@@ -80,7 +80,7 @@ class Attempt:
     def signal(self, number: signal.Signals) -> None:
         os.kill(self.process.pid, number)
 
-    def wait(self, deadline_s: float = 60) -> int:
+    def wait(self, deadline_s: float = 200) -> int:
         self.process.join(deadline_s)
         assert self.process.exitcode is not None, "still running"
         return self.process.exitcode
@@ -96,10 +96,10 @@ class Attempt:
     def losses(self) -> dict[int, float]:
         return {line["step"]: line["loss"] for line in self.data("metrics")}
 
-    def wait_for_step(self, step: int, deadline_s: float = 60) -> None:
+    def wait_for_step(self, step: int, deadline_s: float = 200) -> None:
         self.wait_for(lambda: any(line["step"] >= step for line in self.data("metrics")), deadline_s)
 
-    def wait_for(self, condition: Callable[[], bool], deadline_s: float = 60) -> None:
+    def wait_for(self, condition: Callable[[], bool], deadline_s: float = 200) -> None:
         end = time.monotonic() + deadline_s
         while not condition():
             assert time.monotonic() < end, "the condition was not met in time"

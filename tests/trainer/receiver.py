@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from deploy.embedded.process import free_port
 from shared.contracts.run import ReportAck, ReportLine, TrainerCommand
 
 TOKEN = "attempt-token-3f9c1d77e2"
@@ -59,7 +60,7 @@ class Receiver:
         self.delay_s = 0.0
         self.changed = threading.Condition()
         self._server: ThreadingHTTPServer | None = None
-        self._port = 0
+        self._port = free_port()
         self.start()
 
     @property
@@ -86,7 +87,6 @@ class Receiver:
 
         ThreadingHTTPServer.allow_reuse_address = True
         self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
-        self._port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def stop(self) -> None:
@@ -95,7 +95,7 @@ class Receiver:
             self._server.server_close()
             self._server = None
 
-    def wait_until(self, condition: Callable[[Received], bool], deadline_s: float = 60) -> None:
+    def wait_until(self, condition: Callable[[Received], bool], deadline_s: float = 120) -> None:
         with self.changed:
             assert self.changed.wait_for(lambda: condition(self.received), deadline_s), self.received.types
 

@@ -4,6 +4,7 @@ import io
 import tarfile
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -95,13 +96,14 @@ def test_bytes_that_differ_from_the_announced_hash_are_never_unpacked(
     assert not list(tmp_path.rglob("*.txt"))
 
 
-def test_a_gateway_that_is_away_at_first_is_waited_for(receiver: Receiver, fetcher: Fetcher, tmp_path: Path) -> None:
+def test_a_gateway_that_is_away_at_first_is_waited_for(receiver: Receiver, tmp_path: Path) -> None:
     content = packed(entry("two.txt", b"2"))
     receiver.files["/files/set.tar"] = content
     receiver.token = "not yet"
     timer = threading.Timer(0.3, lambda: setattr(receiver, "token", TOKEN))
     timer.start()
-    assert fetcher.dataset(reference(content), tmp_path).is_dir()
+    with closing(Gateway(receiver.url, Token(None, TOKEN))) as gateway:
+        assert Fetcher(gateway, Control(), patience_s=60).dataset(reference(content), tmp_path).is_dir()
     timer.join()
 
 

@@ -1,6 +1,8 @@
 # pyright: basic
+import itertools
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,23 @@ def straight(start: AttemptStarter) -> Attempt:
     return attempt
 
 
+def held_before(step: int, gate: Path) -> Callable[[], None]:
+    """The child waits before this step until `gate` is there: a signal lands before the end on the busiest machine."""
+
+    def prepare() -> None:
+        quick, steps = Trainee.update, itertools.count(1)
+
+        def held(self: Trainee) -> Update:
+            number = next(steps)
+            while number >= step and not gate.exists():
+                signal.sigtimedwait([], 0.005)
+            return quick(self)
+
+        Trainee.update = held
+
+    return prepare
+
+
 def slow_steps() -> None:
     """Give signals time to land between two steps, in the child only."""
     quick = Trainee.update
@@ -50,10 +69,14 @@ def slow_steps() -> None:
     Trainee.update = slow
 
 
-def test_sigterm_finishes_the_step_saves_and_resumes_bit_for_bit(start: AttemptStarter, straight: Attempt) -> None:
-    stopped = start("stopped", **TWELVE).fork(slow_steps)
+def test_sigterm_finishes_the_step_saves_and_resumes_bit_for_bit(
+    start: AttemptStarter, straight: Attempt, tmp_path: Path
+) -> None:
+    gate = tmp_path / "go on"
+    stopped = start("stopped", **TWELVE).fork(held_before(8, gate))
     stopped.wait_for_step(6)
     stopped.signal(signal.SIGTERM)
+    gate.touch()
     assert stopped.wait() == ExitCode.PREEMPTED
     assert stopped.lines()[-1].type == "failed"
     assert stopped.lines()[-1].data["kind"] == "preempted"
@@ -111,7 +134,7 @@ def test_two_datasets_with_repeats_resume_at_the_same_picture(
     settings = {"max_train_steps": 10, "checkpointing_steps": 5, "dataloader": dataloader}
     whole = start("whole", **settings)
     assert whole.run() == ExitCode.DONE
-    halves = start("halves", **settings).fork(slow_steps)
+    halves = start("halves", **settings).fork(held_before(9, tmp_path / "never"))
     halves.wait_for_step(7)
     halves.signal(signal.SIGKILL)
     assert halves.wait() == -signal.SIGKILL
