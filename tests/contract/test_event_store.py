@@ -178,7 +178,7 @@ async def test_each_hash_covers_the_event_and_the_one_before_it_in_its_stream(st
 
 
 async def test_listener_wakes_after_a_commit(store: EventStore) -> None:
-    async with aclosing(cast("Any", store.listen())) as turns, asyncio.timeout(10):
+    async with aclosing(cast("Any", store.listen())) as turns, asyncio.timeout(60):
         await anext(turns)
         seen = 0
         await store.append(an_append(a_job_stream()))
@@ -190,6 +190,6 @@ async def test_listener_wakes_after_a_commit(store: EventStore) -> None:
 
 
 async def test_listener_is_woken_every_second_without_commits(store: EventStore) -> None:
-    async with aclosing(cast("Any", store.listen())) as turns, asyncio.timeout(10):
+    async with aclosing(cast("Any", store.listen())) as turns, asyncio.timeout(60):
         for _ in range(2):
             await anext(turns)

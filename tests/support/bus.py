@@ -51,7 +51,7 @@ def stream_api(bus: Bus) -> JetStreamContext:
 @asynccontextmanager
 async def connected_bus(server: EmbeddedNats, user: str) -> AsyncGenerator[Bus]:
     """A connection under one user's permissions, closed at the end."""
-    bus = await Bus.connect(bus_settings(server, user), service=user, timeout_s=10)
+    bus = await Bus.connect(bus_settings(server, user), service=user, timeout_s=60)
     try:
         yield bus
     finally:

@@ -43,7 +43,7 @@ ADD_TO_FOLD = f"""INSERT INTO {FOLDS} (stream, events, positions, squares) VALUE
 ON CONFLICT (stream) DO UPDATE SET events = {FOLDS}.events + 1, positions = {FOLDS}.positions + excluded.positions,
 squares = {FOLDS}.squares + excluded.squares"""  # noqa: S608 - a name from above
 READ_FOLDS = f"SELECT stream, events, positions, squares FROM {FOLDS} ORDER BY stream"  # noqa: S608
-IDLE_LIMIT_S = 20.0
+IDLE_LIMIT_S = 60.0
 RETRIES = Retries(tries=3, first_pause_s=0.0005, longest_pause_s=0.001)
 _SAMPLES: dict[str, Callable[[], Event]] = {
     "job": lambda: JobLateFact(fact="something", attempt_id=None, at=BEGAN),

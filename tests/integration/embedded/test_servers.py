@@ -222,7 +222,7 @@ async def raw_login(server: EmbeddedNats, user: str, password: str) -> bytes:
     await reader.readline()
     login = json.dumps({"user": user, "pass": password, "verbose": True})
     writer.write(f"CONNECT {login}\r\n".encode())
-    answer = await asyncio.wait_for(reader.readline(), 10)
+    answer = await asyncio.wait_for(reader.readline(), 60)
     writer.close()
     await writer.wait_closed()
     return answer
@@ -235,7 +235,7 @@ async def test_nats_users_are_limited_to_their_subjects(tmp_path: Path) -> None:
     try:
         connection = await nats.connect(server.url, user="limited", password="pw", error_cb=refused.put)
         await connection.publish("theirs.x", b"")
-        assert "Permissions Violation" in str(await asyncio.wait_for(refused.get(), 10)).title()
+        assert "Permissions Violation" in str(await asyncio.wait_for(refused.get(), 60)).title()
         await connection.close()
         assert await raw_login(server, "limited", "no") == b"-ERR 'Authorization Violation'\r\n"
     finally:

@@ -62,7 +62,7 @@ async def query(dsn: str, sql: str, *arguments: Any) -> Any:
 
 
 def gateway_environment(up: Up) -> dict[str, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", up.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", up.port, timeout=60)
     connection.request("GET", "/environment")
     answer = json.loads(connection.getresponse().read())
     connection.close()
@@ -420,7 +420,7 @@ def test_terminal_that_goes_away_does_not_stop_the_supervision(make_up: Callable
     psutil.Process(before).kill()
     wait_until(lambda: up.pids["billing"] != before, "billing to come back")
     up.process.send_signal(signal.SIGHUP)
-    assert up.process.wait(60) == 0
+    assert up.process.wait(120) == 0
     log = (up.data_dir / "logs" / "supervisor.log").read_text(encoding="utf-8")
     assert "billing was ended by SIGKILL; starting it again" in log
     assert "Stopping." in log

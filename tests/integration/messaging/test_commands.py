@@ -80,7 +80,7 @@ async def test_reply_carries_position_and_envelope_reaches_the_handler(bus_serve
 
 
 async def test_no_owner_is_unavailable_at_once(bus_server: EmbeddedNats) -> None:
-    async with sending(bus_server) as sender, asyncio.timeout(2):
+    async with sending(bus_server) as sender, asyncio.timeout(20):
         with pytest.raises(Unavailable, match="no billing is running"):
             await sender.send(OWNER, Ping(), correlation_id=uuid4(), timeout_s=30)
 
@@ -149,7 +149,7 @@ async def test_unknown_or_malformed_payload_is_refused(bus_server: EmbeddedNats)
             await sender.send(OWNER, Blob(data=""), correlation_id=uuid4())
         assert unknown.value.code == "invalid_payload"
     async with serving(bus_server, {Ping: accepted}), connected_bus(bus_server, "gateway") as bus:
-        answer = await bus.client.request(f"cmd.{OWNER}.ping", b"\xff not json", timeout=5)
+        answer = await bus.client.request(f"cmd.{OWNER}.ping", b"\xff not json", timeout=30)
         assert b"invalid_payload" in answer.data
 
 
@@ -223,7 +223,7 @@ async def test_command_that_does_not_end_in_time_is_cancelled_at_the_stop(bus_se
     async with (
         connected_bus(bus_server, OWNER) as bus,
         sending(bus_server) as sender,
-        asyncio.timeout(20),
+        asyncio.timeout(60),
         asyncio.TaskGroup() as tasks,
     ):
         tasks.create_task(CommandServer(bus, OWNER, {Ping: endless}).run(stop, drain_s=0.2, ready=ready))
@@ -245,7 +245,7 @@ async def _unanswered(sender: CommandSender) -> bool:
 
 async def _no_owner(sender: CommandSender) -> None:
     """Returns when the owner has left its queue group."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             try:
                 await sender.send(OWNER, Ping(), correlation_id=uuid4(), timeout_s=0.05)

@@ -31,11 +31,11 @@ async def test_wiped_jetstream_loses_and_doubles_nothing(bench: Bench) -> None:
         await bench.open_accounts(100)
         await bench.wipe_jetstream()
         last = (await bench.open_accounts(100))[-1]
-        assert await consumer.wait_for(last, 20)
+        assert await consumer.wait_for(last, 60)
         # The relay rebuilds the stream; all of it is delivered again and dropped.
         await until(lambda: _stream_holds(bench, 200))
         final = (await bench.open_accounts(1))[-1]
-        assert await consumer.wait_for(final, 20)
+        assert await consumer.wait_for(final, 60)
     assert await bench.handled() == await _reference(bench)
 
 
@@ -55,13 +55,13 @@ async def test_incremental_rows_equal_those_of_a_run_without_jetstream(bench: Be
             await bench.open_accounts(25)
             await bench.wipe_jetstream()
         last = (await bench.open_accounts(1))[-1]
-        assert await consumer.wait_for(last, 20)
+        assert await consumer.wait_for(last, 60)
     over_jetstream = await bench.tally()
     await bench.pool.execute("TRUNCATE seen, tally, inbox, checkpoint")
     bench.server.stop()
     bench.server.start()
     async with bench.consuming() as consumer:
-        assert await consumer.wait_for(last, 20)
+        assert await consumer.wait_for(last, 60)
     assert await bench.tally() == over_jetstream
 
 
@@ -75,7 +75,7 @@ async def test_consumer_survives_nats_restarts_while_fetching(bench: Bench) -> N
             bench.server.stop()
             bench.server.start()
         final = (await bench.open_accounts(1))[-1]
-        await until(lambda: _handled(bench, final), 30)
+        await until(lambda: _handled(bench, final))
     assert await bench.handled() == await _reference(bench)
 
 
@@ -91,14 +91,14 @@ async def test_absent_jetstream_only_slows_down(bench: Bench) -> None:
     async with bench.consuming() as consumer:
         bench.server.stop()
         positions = await bench.open_accounts(10)
-        assert await consumer.wait_for(positions[-1], 10)
+        assert await consumer.wait_for(positions[-1], 60)
         bench.server.start()
     assert await bench.handled() == dict.fromkeys(positions, 1)
 
 
 @pytest.mark.parametrize("durable", [LEDGER, METERING], ids=["one category", "two categories"])
 async def test_events_that_jetstream_skips_are_handled_before_the_later_ones(bench: Bench, durable: Durable) -> None:
-    """Breaks when the gap is not looked for: the consumer asks the log by itself only every 30 s here."""
+    """Breaks when the gap is not looked for: the consumer asks the log by itself only every ten minutes here."""
     order: list[int] = []
 
     async def react(event: RecordedEvent) -> None:
@@ -116,7 +116,7 @@ async def test_events_that_jetstream_skips_are_handled_before_the_later_ones(ben
                 "Tw-Prev-In-Category": str(position - 1),
             }
             await bench.publish(await bench.event_at(position), headers)
-        await until(lambda: _reached(consumer.position, positions[-1]), 10)
+        await until(lambda: _reached(consumer.position, positions[-1]))
     assert order == positions
 
 
@@ -124,7 +124,7 @@ async def test_message_of_another_log_is_not_handled(bench: Bench) -> None:
     async with bench.consuming() as consumer:
         async with relaying(bench.database, bench.server):
             positions = await bench.open_accounts(1)
-            assert await consumer.wait_for(positions[-1], 20)
+            assert await consumer.wait_for(positions[-1], 60)
         event = await bench.event_at(positions[0])
         foreign = msgspec.structs.replace(event, event_id=uuid4(), global_position=positions[0] + 1)
         headers = {"Nats-Msg-Id": f"{uuid4()}:{positions[0] + 1}", "Tw-Prev-In-Category": str(positions[0])}

@@ -45,13 +45,13 @@ def core(environment: Mapping[str, str]) -> CoreSettings:
 
 async def ask(server: EmbeddedNats, command: Ping | RebuildProjections | ListParked | ReplayParked) -> CommandReply:
     async with connected_bus(server, "gateway") as bus:
-        return await CommandSender(bus).send(SERVICE, command, correlation_id=uuid4(), timeout_s=20)
+        return await CommandSender(bus).send(SERVICE, command, correlation_id=uuid4(), timeout_s=60)
 
 
 async def test_ping_names_the_service_and_its_lag(bench: Bench, service_settings: ServiceSettings) -> None:
     async with running_service(SERVICE, core(service_settings(SERVICE)), build) as runtime:
         positions = await bench.open_accounts(2)
-        assert await runtime.consumers[LEDGER.name].wait_for(positions[-1], 20)
+        assert await runtime.consumers[LEDGER.name].wait_for(positions[-1], 60)
         data = (await ask(bench.server, Ping())).data
     assert data["service"] == SERVICE
     assert data["lag"] == {LEDGER.name: 0}
@@ -73,12 +73,12 @@ async def test_lag_counts_events_that_are_not_handled_yet(bench: Bench, service_
 async def test_rebuild_gives_byte_equal_rows(bench: Bench, service_settings: ServiceSettings) -> None:
     async with running_service(SERVICE, core(service_settings(SERVICE)), build) as runtime:
         positions = await bench.open_accounts(30)
-        assert await runtime.consumers[LEDGER.name].wait_for(positions[-1], 20)
+        assert await runtime.consumers[LEDGER.name].wait_for(positions[-1], 60)
         before = await bench.tally()
         report = (await ask(bench.server, RebuildProjections())).data["projections"]
         assert await bench.tally() == before
         more = await bench.open_accounts(5)
-        assert await runtime.consumers[LEDGER.name].wait_for(more[-1], 20)
+        assert await runtime.consumers[LEDGER.name].wait_for(more[-1], 60)
     assert [(one["name"], one["rows"], one["equal"]) for one in report] == [("accounts", 31, True)]
     assert await bench.handled() == dict.fromkeys(positions + more, 1)
 
@@ -93,7 +93,7 @@ async def test_rebuild_under_load_loses_and_doubles_nothing(bench: Bench, servic
                 rebuilt = tasks.create_task(ask(bench.server, RebuildProjections()))
             positions += opened.result()
             reports += rebuilt.result().data["projections"]
-        assert await runtime.consumers[LEDGER.name].wait_for(positions[-1], 20)
+        assert await runtime.consumers[LEDGER.name].wait_for(positions[-1], 60)
     assert all(report["equal"] for report in reports)
     assert await bench.handled() == dict.fromkeys(positions, 1)
 
@@ -101,7 +101,7 @@ async def test_rebuild_under_load_loses_and_doubles_nothing(bench: Bench, servic
 async def test_rebuild_repairs_rows_that_were_tampered_with(bench: Bench, service_settings: ServiceSettings) -> None:
     async with running_service(SERVICE, core(service_settings(SERVICE)), build) as runtime:
         positions = await bench.open_accounts(3)
-        assert await runtime.consumers[LEDGER.name].wait_for(positions[-1], 20)
+        assert await runtime.consumers[LEDGER.name].wait_for(positions[-1], 60)
         await bench.pool.execute("UPDATE seen SET type = 'x' WHERE position = $1", positions[1])
         first = (await ask(bench.server, RebuildProjections())).data["projections"][0]
         second = (await ask(bench.server, RebuildProjections())).data["projections"][0]
@@ -122,7 +122,7 @@ async def test_parked_event_is_listed_and_replayed_once(bench: Bench, service_se
 
     async with running_service(SERVICE, core(service_settings(SERVICE)), build_fragile) as runtime:
         [position] = await bench.open_accounts(1)
-        assert await runtime.consumers[LEDGER.name].wait_for(position, 20)
+        assert await runtime.consumers[LEDGER.name].wait_for(position, 60)
         [parked] = (await ask(bench.server, ListParked())).data["parked"]
         assert (parked["durable"], parked["position"], parked["reason"]) == (
             LEDGER.name,
@@ -149,7 +149,7 @@ async def test_loop_that_ends_by_itself_ends_the_service(service_settings: Servi
 
     with pytest.raises(ExceptionGroup) as ended:
         async with running_service(SERVICE, core(service_settings(SERVICE)), build_short):
-            await asyncio.wait_for(asyncio.Event().wait(), 20)
+            await asyncio.wait_for(asyncio.Event().wait(), 60)
     assert ended.value.subgroup(LoopEndedError)
 
 
@@ -162,7 +162,7 @@ async def test_bug_in_a_loop_ends_the_service(service_settings: ServiceSettings)
 
     with pytest.raises(ExceptionGroup) as ended:
         async with running_service(SERVICE, core(service_settings(SERVICE)), build_broken):
-            await asyncio.wait_for(asyncio.Event().wait(), 20)
+            await asyncio.wait_for(asyncio.Event().wait(), 60)
     assert ended.value.subgroup(ZeroDivisionError)
 
 
@@ -202,7 +202,7 @@ async def test_traceparent_survives_command_event_consumer_and_command(
         remote = SpanContext(trace_id, 0xB7AD6B7169203331, is_remote=True, trace_flags=TraceFlags(1))
         with use_span(NonRecordingSpan(remote)):
             reply = await ask(bench.server, ListParked())
-        assert await runtime.consumers[LEDGER.name].wait_for(reply.position, 20)
+        assert await runtime.consumers[LEDGER.name].wait_for(reply.position, 60)
     recorded = await bench.event_at(reply.position)
     for traceparent in (recorded.meta.traceparent, heard[0].traceparent):
         assert traceparent is not None
@@ -248,7 +248,7 @@ async def start(environment: Mapping[str, str], mode: str) -> asyncio.subprocess
 
 async def read_until(process: asyncio.subprocess.Process, text: bytes) -> None:
     assert process.stdout is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while text not in (line := await process.stdout.readline()):
             assert line, "the process ended before it said so"
 
@@ -263,7 +263,7 @@ async def test_sigterm_finishes_the_command_in_flight_and_exits_cleanly(
         await read_until(process, b"in flight")
         process.send_signal(signal.SIGTERM)
     assert answer.result().position == 77
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         output, errors = await process.communicate()
     assert process.returncode == 0, output + errors
     assert b"service.process.stopped" in output
@@ -271,7 +271,7 @@ async def test_sigterm_finishes_the_command_in_flight_and_exits_cleanly(
 
 async def test_crash_in_a_loop_ends_the_process_with_a_code_and_a_traceback(service_settings: ServiceSettings) -> None:
     process = await start(service_settings(SERVICE), "crash")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         output, _ = await process.communicate()
     assert process.returncode == 1
     assert b"ZeroDivisionError" in output
@@ -283,7 +283,7 @@ async def test_sigterm_ends_a_service_that_still_waits_for_a_server(service_sett
     process = await start(nobody, "serve")
     await read_until(process, b"bus.error.reported")
     process.send_signal(signal.SIGTERM)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         output, errors = await process.communicate()
     assert process.returncode == 0, output + errors
     assert b"service.start.abandoned" in output
@@ -302,7 +302,7 @@ async def test_log_of_a_service_names_no_secret(bench: Bench, service_settings: 
     await read_until(process, b"service.process.started")
     bench.server.stop()
     process.send_signal(signal.SIGTERM)
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(60):
         output, errors = await process.communicate()
     bench.server.start()
     for name in ("NATS_PASSWORD", "DATABASE_URL"):

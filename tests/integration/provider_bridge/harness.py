@@ -138,6 +138,7 @@ async def a_bridge(
     lease_s: float = 60,
     trainer_python: Path | None = None,
     state_dir: Path | None = None,
+    cancel_grace_s: float = 0.3,
 ) -> AsyncGenerator[Bridge]:
     """A bridge that does only what the test asks; its runs live on after the block."""
     options = LocalOptions(
@@ -148,7 +149,7 @@ async def a_bridge(
     )
     provider = LocalProvider(options)
     providers: dict[str, Provider] = {"local": provider}
-    driving = DrivingOptions(gateway_url=GATEWAY_URL, cancel_grace_s=0.3, report_grace_s=0)
+    driving = DrivingOptions(gateway_url=GATEWAY_URL, cancel_grace_s=cancel_grace_s, report_grace_s=0)
     async with asyncpg.create_pool(database.dsn("provider_bridge"), min_size=1, max_size=8) as pool:
         store = PostgresEventStore(pool)
         leases = Leases(pool, store, clock, owner=owner, lease_s=lease_s)

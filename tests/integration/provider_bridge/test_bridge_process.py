@@ -75,7 +75,7 @@ class Bridges:
 
     async def send(self, command: Command, job_id: UUID) -> dict[str, Any]:
         """What the bridge answers."""
-        reply = await self._sender.send("provider_bridge", command, correlation_id=job_id, timeout_s=10)
+        reply = await self._sender.send("provider_bridge", command, correlation_id=job_id, timeout_s=60)
         return reply.data
 
     async def request(self, **plan: Any) -> UUID:
@@ -153,7 +153,7 @@ def environment(service_settings: ServiceSettings, tmp_path: Path) -> Mapping[st
         bridge_state_dir=tmp_path / "state",
         bridge_trainer_python=stand_in.install(tmp_path),
         bridge_trainer_dir=tmp_path,
-        bridge_lease_s=1.5,
+        bridge_lease_s=4,
         bridge_reconcile_interval_s=0.1,
         bridge_cancel_grace_s=0.3,
         bridge_report_grace_s=0.1,
@@ -247,7 +247,7 @@ async def test_asked_to_stop_it_drains_and_leaves_its_runs_alive(bridges: Bridge
     await bridges.until(attempt, AttemptAccepted)
     start = await bridges.the_one_start(attempt)
     first.send_signal(signal.SIGTERM)
-    assert first.wait(20) == 0
+    assert first.wait(60) == 0
     assert stand_in.is_running(start["pid"])
 
 

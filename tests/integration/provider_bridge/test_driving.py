@@ -107,7 +107,7 @@ async def test_an_exit_without_a_report_is_told_by_its_code(
 
 
 async def test_cancel_stops_the_trainer_gracefully(log_database: LogDatabase, tmp_path: Path) -> None:
-    async with a_bridge(log_database, tmp_path) as bridge:
+    async with a_bridge(log_database, tmp_path, cancel_grace_s=60) as bridge:
         attempt = await bridge.started()
         await bridge.report(attempt, "hello")
         await bridge.cancel(attempt)

@@ -45,7 +45,7 @@ class StorageServer:
 
     async def send(self, command: Command) -> CommandReply:
         """Sends a command as the gateway."""
-        return await self.sender.send("storage", command, correlation_id=uuid4(), timeout_s=20)
+        return await self.sender.send("storage", command, correlation_id=uuid4(), timeout_s=60)
 
     def stored_files(self) -> list[str]:
         """Every file of the object store, as paths inside it."""
@@ -127,7 +127,7 @@ def a_report(job_id: UUID, attempt_id: UUID, seq: int, type_: str = "log", **dat
     }
 
 
-async def until(what: str, probe: Callable[[], Awaitable[Any]], limit_s: float = 20) -> Any:
+async def until(what: str, probe: Callable[[], Awaitable[Any]], limit_s: float = 60) -> Any:
     """The first true answer of an async probe, or AssertionError naming what never came."""
     deadline = asyncio.get_running_loop().time() + limit_s
     while asyncio.get_running_loop().time() < deadline:

@@ -37,7 +37,7 @@ async def raw_put(storage: StorageServer, target: str) -> tuple[int, bytes]:
     reader, writer = await asyncio.open_connection(address.host, address.port)
     head = f"PUT {target} HTTP/1.1\r\nHost: storage\r\nAuthorization: Bearer {TOKEN}\r\nConnection: close\r\n"
     writer.write(f"{head}X-Job-Id: {uuid4()}\r\nContent-Length: 1\r\n\r\nx".encode())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         answer = await reader.read()
     writer.close()
     await writer.wait_closed()
@@ -173,7 +173,7 @@ async def test_lists_come_from_the_projection(storage: StorageServer) -> None:
     await storage.put(f"{mine}/a", b"a", mine)
     await storage.put(f"{other}/c", b"c", other)
     head = await storage.runtime.store.head()
-    assert await storage.runtime.consumers["storage__objects"].wait_for(head, 20)
+    assert await storage.runtime.consumers["storage__objects"].wait_for(head, 60)
 
     buckets = (await storage.http.get("/")).json()
     assert [(row["Name"], row["Size"], row["FileCount"]) for row in buckets["Buckets"]] == [("outputs", 4, 3)]

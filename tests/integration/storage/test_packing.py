@@ -217,7 +217,7 @@ async def test_a_killed_storage_is_followed_by_one_that_goes_on(
         victim = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "services.storage", cwd=ROOT, env=dict(environment), stdout=log, stderr=log
         )
-        await until("packing has begun", lambda: has_partial(Path(settings.storage_root)), limit_s=40)
+        await until("packing has begun", lambda: has_partial(Path(settings.storage_root)))
         victim.send_signal(signal.SIGKILL)
         await victim.wait()
     assert await results(storage.runtime.store, command.job_id) == []
@@ -239,7 +239,7 @@ async def test_read_models_of_objects_come_out_equal_when_refolded(storage: Stor
     for body in (b"one", b"two"):
         await storage.put(f"{command.job_id}/k", body, command.job_id)
     head = await storage.runtime.store.head()
-    assert await storage.runtime.consumers["storage__objects"].wait_for(head, 20)
+    assert await storage.runtime.consumers["storage__objects"].wait_for(head, 60)
     (rebuilt,) = (await storage.send(RebuildProjections())).data["projections"]
     assert (rebuilt["name"], rebuilt["rows"], rebuilt["equal"]) == ("objects", 2, True)
     buckets = (await storage.http.get("/")).json()["Buckets"]

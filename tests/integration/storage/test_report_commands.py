@@ -46,7 +46,7 @@ async def test_who_follows_a_job_is_woken_with_a_cursor_that_can_be_read(
                 lines=[a_report(job, attempt, 1), a_report(job, attempt, 2), a_report(job, attempt, 3, "metrics")],
             )
         )
-        woken = [await waking.next_msg(timeout=10) for _ in range(2)]
+        woken = [await waking.next_msg(timeout=60) for _ in range(2)]
     told = {message.subject.rpartition(".")[2]: msgspec.json.decode(message.data)["cursor"] for message in woken}
     assert told == {"log": 2, "metrics": 3}
     page = await storage.send(ReadReports(job_id=job, after=told["log"]))
