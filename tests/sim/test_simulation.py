@@ -12,7 +12,7 @@ from tests.sim.simulation import simulate
 from tests.sim.steps import known_steps
 
 _ROOT = Path(__file__).resolve().parents[2]
-_GROUPS = 10
+_GROUPS = 4
 _SEEDS_PER_GROUP = 10
 _FIRST = 1_000_000
 
