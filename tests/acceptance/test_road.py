@@ -8,7 +8,7 @@ import pytest
 from tests.acceptance.conftest import Road
 from tests.support.system import PRICE_MICRO_USD_PER_HOUR, System
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def _postings(events: list[dict[str, Any]]) -> list[int]:

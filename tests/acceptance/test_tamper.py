@@ -8,7 +8,7 @@ import pytest
 from tests.acceptance.conftest import Road
 from tests.support.system import System
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 _FLIP = """
 UPDATE log.events SET data = set_byte(data, $2, get_byte(data, $2) # 1) WHERE global_position = $1

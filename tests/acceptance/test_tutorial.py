@@ -13,7 +13,7 @@ from tests.support.system import System, await_value, demo_body
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(shutil.which("curl") is None, reason="the tutorial's lines are curl lines"),
 ]
 

@@ -191,7 +191,7 @@ async def test_racing_reservations_fill_a_spending_limit_exactly(log_database: L
     async with (
         a_replica(log_database, NOVEMBER, floor=-50_000) as one,
         a_replica(log_database, NOVEMBER, floor=-50_000) as two,
-        asyncio.timeout(60),
+        asyncio.timeout(240),
     ):
         outcomes = await asyncio.gather(*(outcome((one, two)[number % 2], new_id()) for number in range(12)))
     assert sorted(outcomes) == ["funds_refused"] * 7 + ["reserved"] * 5

@@ -13,7 +13,7 @@ import pytest
 from tests.integration.cli.conftest import Shell
 from tests.support.system import ROOT, await_value
 
-pytestmark = [pytest.mark.trainer, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.trainer, pytest.mark.slow, pytest.mark.timeout(900)]
 LORA = "pytorch_lora_weights.safetensors"
 
 

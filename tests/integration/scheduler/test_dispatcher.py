@@ -136,7 +136,7 @@ async def test_racing_submits_and_three_dispatchers_fill_exactly_the_slots(
         await asyncio.gather(*(add(store, job) for job in jobs))
         arriving.set()
 
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         await asyncio.gather(submit_all(), *(dispatch_until_quiet() for _ in range(3)))
     jobs = await placed(store)
     assert len(jobs) == len(set(jobs)) == 5
@@ -168,7 +168,7 @@ async def test_a_replica_that_sees_another_queue_in_the_middle_of_a_round_waits_
     log_database: LogDatabase, store: PostgresEventStore
 ) -> None:
     holders = await add(store, *(a_queued_job(f"user-{number}") for number in range(5)))
-    async with a_dispatcher(log_database) as other, asyncio.timeout(60):
+    async with a_dispatcher(log_database) as other, asyncio.timeout(240):
         await other.run_round()
         await add(store, *(a_queued_job(f"user-{number}") for number in range(5)))
         await other.run_round()  # their waiting is explained, so no explanation moves their streams later
@@ -369,7 +369,7 @@ async def looping(database: LogDatabase) -> AsyncGenerator[None]:
     stop = asyncio.Event()
     async with (
         asyncpg.create_pool(database.dsn("scheduler"), min_size=1, max_size=5) as pool,
-        asyncio.timeout(60),
+        asyncio.timeout(240),
         asyncio.TaskGroup() as tasks,
     ):
         own = PostgresEventStore(pool)
@@ -424,7 +424,7 @@ async def test_many_readers_of_the_queue_leave_connections_for_the_one_that_is_s
 ) -> None:
     """Three connections, and 12 who want the queue, each of whom needs a second connection once it has the lock."""
     await add(store, a_queued_job("alice"))
-    async with a_dispatcher(log_database) as dispatcher, asyncio.timeout(60):
+    async with a_dispatcher(log_database) as dispatcher, asyncio.timeout(240):
         answers = await asyncio.gather(*(read_queue(dispatcher) for _ in range(12)))
     assert len(answers) == 12
 

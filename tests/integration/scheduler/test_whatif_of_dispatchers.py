@@ -160,7 +160,7 @@ async def test_decisions_of_racing_dispatchers_are_all_reproduced(
                 jobs.create_task(users.one(number))
         users.are_done.set()
 
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         await asyncio.gather(live(), dispatch(), dispatch())
     events, written = await the_log(store)
     decisions = decided_again(events)
