@@ -98,7 +98,7 @@ class FaultSystem:
         await self.fleet.stop()
         for link in self._links:
             link.close()
-        end_all(self.home)
+        end_all(self.bridge_state_dir)
         self._nats.stop()
         self._postgres.stop()
 

@@ -257,7 +257,7 @@ async def open_site(service_settings: ServiceSettings, tmp_path: Path) -> AsyncI
             return site
 
         yield opened
-    stand_in_trainer.end_all(tmp_path)
+    stand_in_trainer.end_all(tmp_path / "bridge")  # and not the NATS that lives beside it
 
 
 @pytest.fixture
