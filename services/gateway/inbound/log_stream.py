@@ -19,6 +19,8 @@ from shared.problems import Rejected, Unavailable
 
 PAGE_LINES = 500
 RETRY_S = 1.0
+LOOK_AGAIN_S = 0.25
+"""A hint of an event may be quicker than the view that tells of it: after a hint the stream looks once more so soon."""
 PAUSE_PER_STREAM_S = 0.00025
 LONGEST_PAUSE_S = 0.5
 
@@ -82,6 +84,7 @@ class LogStreams:
                 for text in _texts(first):
                     yield text
                 after = max(after, first.cursor)
+                looks_again = True
                 while not self._stop.is_set():
                     woken.clear()
                     # The state before the page: a job that had ended then has no line that the page could miss.
@@ -95,7 +98,11 @@ class LogStreams:
                     elif status is not None:
                         yield sse.frame(status, event="done")
                         return
-                    elif not await _woken(woken):
+                    elif await _woken(woken, LOOK_AGAIN_S if looks_again else sse.HEARTBEAT_S):
+                        looks_again = True
+                    elif looks_again:
+                        looks_again = False
+                    else:
                         yield sse.COMMENT
         finally:
             self._open -= 1
@@ -129,9 +136,9 @@ def _texts(page: Reports) -> list[bytes]:
     return [sse.frame(log_text(line), id_=cursor) for line, cursor in lines]
 
 
-async def _woken(woken: asyncio.Event) -> bool:
+async def _woken(woken: asyncio.Event, limit_s: float) -> bool:
     try:
-        async with asyncio.timeout(sse.HEARTBEAT_S):
+        async with asyncio.timeout(limit_s):
             await woken.wait()
     except TimeoutError:
         return False
