@@ -121,7 +121,7 @@ MUTATIONS = (
         name="the lock that orders commits",
         edits=(
             Edit(
-                file="shared/eventstore/sql/0002_append_with_less_work.sql",
+                file="shared/eventstore/sql/0003_appends_of_one_event.sql",
                 old="    perform pg_advisory_xact_lock(7305808869232664);\n",
                 new="",
             ),

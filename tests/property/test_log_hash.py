@@ -4,6 +4,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -30,6 +31,12 @@ def a_command(events: list[NewEvent], meta: bytes, correlation_id: UUID, name: s
     )
 
 
+def _one_more(command: Encoded) -> Encoded:
+    """The first event's bytes again, as the stream's next event."""
+    again = NewEvent(uuid4(), command.events[0].type, command.events[0].data)
+    return msgspec.structs.replace(command, expected_version=len(command.events), events=(again,))
+
+
 COMMANDS = st.builds(
     a_command,
     st.lists(NEW_EVENTS, min_size=1, max_size=5),
@@ -48,12 +55,17 @@ async def test_sql_and_python_compute_the_same_hash(commands: list[Encoded], log
     connection = await asyncpg.connect(log_database.dsn("scheduler"))
     try:
         outcomes = await append_batch(connection, commands)
-        for command, outcome in zip(commands, outcomes, strict=True):
-            assert isinstance(outcome, Appended)
+        assert all(isinstance(outcome, Appended) for outcome in outcomes)
+        for outcome in await append_batch(connection, [_one_more(command) for command in commands]):
+            assert isinstance(outcome, Appended), "a batch of single events has a statement of its own"
+        for command in commands:
             previous = NO_HASH
+            count = 0
             for row in await connection.fetch(QUERIES.read_stream, command.stream, 0):
                 assert row["hash"] == event_hash(previous, stored(row))
                 previous = row["hash"]
+                count += 1
+            assert count == len(command.events) + 1
     finally:
         await connection.close()
 
