@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from services.gateway.domain.job_body import JobBody, Status
 from services.gateway.domain.job_metrics import first_day
 from services.gateway.domain.job_sums import Sums
 from services.gateway.domain.views import JobView, fold_job
+from services.gateway.joined_reads import JoinedReads
 from services.gateway.projections.jobs import JobFilter, JobsView
 from shared.clock import Clock
 from shared.contracts.account import ReadJobCost
@@ -86,6 +88,9 @@ class JobReads:
         self._started_at = runtime.clock()
         self.own_writes = OwnWrites()
         self._bodies = JobBodies(jobs, runtime.clock, self._seen)
+        self._pages: JoinedReads[bytes] = JoinedReads()
+        self._sums: JoinedReads[Sums] = JoinedReads()
+        self._queues: JoinedReads[bytes] = JoinedReads()
 
     def now(self) -> datetime:
         """The present moment of this service's clock."""
@@ -142,17 +147,23 @@ class JobReads:
 
     async def page(
         self, *, status: Status | None, provider: str | None, local: bool | None, limit: int, offset: int
-    ) -> tuple[list[bytes], int]:
-        """One page of the listed jobs as JSON, and how many there are in all."""
+    ) -> bytes:
+        """One page of the listed jobs, and how many there are in all: `{"jobs": [JobBody, ...], "total": 7}`."""
         await self.wait_for(self.own_writes.position, OWN_WRITES_S)
         wanted = JobFilter(status=status, provider=provider, local=local)
-        page = await self.jobs.page(wanted, limit=limit, offset=offset)
-        return await self._bodies.encoded(page.stamps), page.total
+
+        async def read() -> bytes:
+            page = await self.jobs.page(wanted, limit=limit, offset=offset)
+            jobs = b",".join(await self._bodies.encoded(page.stamps))
+            return b'{"jobs":[%b],"total":%d}' % (jobs, page.total)
+
+        return await self._pages.of((wanted, limit, offset), read)
 
     async def sums(self, days: int) -> Sums:
         """The sums over jobs submitted in the last so many days, today included, with every answered write in them."""
         await self.wait_for(self.own_writes.position, OWN_WRITES_S)
-        return await self.jobs.sums(first_day(self._clock().date(), days))
+        since = first_day(self._clock().date(), days)
+        return await self._sums.of(since, partial(self.jobs.sums, since))
 
     def uptime_s(self) -> float:
         """Seconds since this gateway was started."""
@@ -172,10 +183,13 @@ class JobReads:
         reply = await self._sender.send("billing", command, correlation_id=job_id, actor="system:gateway")
         return reply.data
 
-    async def queue(self) -> dict[str, Any]:
-        """Who holds the slots and who waits, as the scheduler would go on."""
+    async def queue(self) -> bytes:
+        """Who holds the slots and who waits, as the scheduler would go on, in JSON."""
+        return await self._queues.of("now", self._read_queue)
+
+    async def _read_queue(self) -> bytes:
         reply = await self._sender.send("scheduler", ReadQueue(), correlation_id=new_id(), actor="system:gateway")
-        return reply.data
+        return msgspec.json.encode(reply.data)
 
     async def feed(self, *, after: int, limit: int) -> list[RecordedEvent]:
         """A page of the whole log."""

@@ -127,15 +127,9 @@ async def list_jobs(
     """List jobs, newest first."""
     if sync_active:
         await parts.reads.caught_up(CATCH_UP_S)
-    jobs, total = await parts.reads.page(
+    content: Any = await parts.reads.page(
         status=_status(status), provider=provider, local=_is_local(job_type), limit=limit, offset=offset
     )
-    return encoded_list(jobs, total)
-
-
-def encoded_list(jobs: list[bytes], total: int) -> Response[JobList]:
-    """A JobList whose jobs are JSON already."""
-    content: Any = b'{"jobs":[%b],"total":%d}' % (b",".join(jobs), total)
     return Response(content, media_type=MediaType.JSON)
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from litestar import Router, get, post
+from litestar import MediaType, Response, Router, get, post
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from services.gateway.inbound.http.parts import Caller, Parts
@@ -16,12 +16,13 @@ Offset = Annotated[int, QueryParameter(ge=0)]
 
 
 @get("/queue")
-async def queue(parts: Parts, at: FromQuery[str | None] = None) -> dict[str, Any]:
+async def queue(parts: Parts, at: FromQuery[str | None] = None) -> Response[dict[str, Any]]:
     """Who holds the slots, who waits, in which order and why; now, or as it was `at` a log position or ISO 8601 time.
 
     Of the past: the reasons that were recorded by then (`undecided` before a job was looked at).
     """
-    return await parts.reads.queue() if at is None else await parts.past.queue(at)
+    content: Any = await parts.reads.queue() if at is None else await parts.past.queue(at)
+    return Response(content, media_type=MediaType.JSON)
 
 
 @get("/accounts/{owner:str}")
