@@ -28,7 +28,7 @@ class Source:
 
     async def is_begun(self, number: int) -> None:
         """Returns when this read is under way."""
-        async with asyncio.timeout(5), self._changed:
+        async with asyncio.timeout(60), self._changed:
             await self._changed.wait_for(lambda: self.begun >= number)
 
     async def end(self, number: int) -> None:
@@ -55,7 +55,7 @@ async def started(make: Callable[[], asyncio.Task[int]], count: int = 1) -> list
 
 async def answers(asked: list[asyncio.Task[int]]) -> list[int]:
     """What they are told, or TimeoutError if that takes for ever."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         return await asyncio.gather(*asked)
 
 
