@@ -20,7 +20,7 @@ import uvloop
 from deploy.embedded.postgres import EmbeddedPostgres
 from shared.observability import logging
 from tests.bench.bench import ROUNDS, Bench, Stopwatch
-from tests.bench.machine import Machine, control, describe
+from tests.bench.machine import Machine, Stolen, control, describe
 from tests.bench.report import ROOT, Run, write
 
 
@@ -48,17 +48,18 @@ async def _run_one(name: str, home: Path, postgres: EmbeddedPostgres, rounds: in
     bench = Bench(name, home, postgres, rounds=rounds)
     before = await control(home, postgres)
     print(f"  control before: {before}", flush=True)
-    watch = Stopwatch()
+    watch, stolen = Stopwatch(), Stolen()
     await module.run(bench)
-    seconds = watch.seconds
+    seconds, stolen_percent = watch.seconds, stolen.percent
     after = await control(home, postgres)
-    print(f"  control after: {after}; {seconds:.0f} s", flush=True)
+    print(f"  control after: {after}; {seconds:.0f} s, {stolen_percent:.0f} % stolen", flush=True)
     now = dt.datetime.now(dt.UTC)
     return Run(
         title=title,
         measured_at=f"{now:%Y-%m-%d %H:%M} UTC",
         commit=_commit(),
         seconds=seconds,
+        stolen_percent=round(stolen_percent, 1),
         before=before,
         after=after,
         results=bench.results,

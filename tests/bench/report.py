@@ -21,6 +21,8 @@ class Run(msgspec.Struct, kw_only=True):
     measured_at: str
     commit: str
     seconds: float
+    stolen_percent: float | None = None
+    """Of the processors' time, what the host gave to others meanwhile."""
     before: Control
     after: Control
     results: list[Result]
@@ -76,7 +78,8 @@ def _footnote(run: Run) -> str:
             f"{figure(control.fdatasync_per_s)} fdatasync/s"
         )
 
+    stolen = "" if run.stolen_percent is None else f", {run.stolen_percent:.0f} % of the processors stolen by the host"
     return (
-        f"{run.measured_at}, commit {run.commit}, {run.seconds:.0f} s. "
+        f"{run.measured_at}, commit {run.commit}, {run.seconds:.0f} s{stolen}. "
         f"Control before: {felt(run.before)}; after: {felt(run.after)}."
     )
