@@ -18,7 +18,10 @@ import uvloop
 
 
 class Load(msgspec.Struct, kw_only=True):
-    """`requests` in turn, for so many seconds or `count` of them; each connection rests `pause_s` between two."""
+    """`requests` in turn, for so many seconds or `count` of them; each connection rests `pause_s` between two.
+
+    `parts`: the seconds are told of in so many equal parts too.
+    """
 
     port: int
     requests: list[str]
@@ -26,6 +29,14 @@ class Load(msgspec.Struct, kw_only=True):
     seconds: float = 1.0
     count: int = 0
     pause_s: float = 0.0
+    parts: int = 1
+
+
+class Part(msgspec.Struct, kw_only=True):
+    """What was answered in one part of the time."""
+
+    per_s: float
+    p99_ms: float
 
 
 class Answered(msgspec.Struct, kw_only=True):
@@ -36,6 +47,7 @@ class Answered(msgspec.Struct, kw_only=True):
     p50_ms: float
     p95_ms: float
     p99_ms: float
+    parts: list[Part]
     statuses: dict[int, int]
     job_ids: list[str]
     cpu_ms: float
@@ -102,6 +114,8 @@ class _Connection(asyncio.Protocol):
 async def run(load: Load) -> Answered:
     """Sends until time or count is up and everything is answered."""
     delays: list[float] = []
+    parts: list[list[float]] = [[] for _ in range(load.parts)]
+    part_s = load.seconds / load.parts
     statuses: Counter[int] = Counter()
     ids: list[str] = []
     began = time.perf_counter()
@@ -115,6 +129,8 @@ async def run(load: Load) -> Answered:
 
     def answered(delay: float, answer: bytes) -> None:
         delays.append(delay)
+        if (part := int((time.perf_counter() - began) / part_s)) < load.parts:
+            parts[part].append(delay)
         statuses[int(answer[9:12])] += 1
         _, found, rest = answer.partition(b'"job_id":"')
         if found:
@@ -138,6 +154,7 @@ async def run(load: Load) -> Answered:
         p50_ms=_at(delays, 0.5),
         p95_ms=_at(delays, 0.95),
         p99_ms=_at(delays, 0.99),
+        parts=[Part(per_s=len(part) / part_s, p99_ms=_at(sorted(part), 0.99)) for part in parts],
         statuses=dict(statuses),
         job_ids=ids,
         cpu_ms=(usage.ru_utime + usage.ru_stime) / max(1, len(delays)) * 1e3,
