@@ -72,6 +72,17 @@ class AttemptCheckpointSaved(Event, frozen=True, kw_only=True, tag="attempt.chec
     saved_at: datetime
 
 
+class AttemptGpuFaultReported(Event, frozen=True, kw_only=True, tag="attempt.gpu_fault_reported.v1"):
+    """A GPU of this run is faulty, once for each fault and GPU. The run ends soon after, as `gpu_fault`."""
+
+    fault: str
+    """One of `shared.contracts.run.GpuFaultKind`; a newer trainer may know more."""
+    gpu: str
+    detail: str
+    step: int | None
+    reported_at: datetime
+
+
 class AttemptCancelRequested(Event, frozen=True, kw_only=True, tag="attempt.cancel_requested.v1"):
     """The run must end; its machine is told after this is recorded. Also the first event of one never requested."""
 
@@ -130,6 +141,7 @@ AttemptEvent = (
     | AttemptAccepted
     | AttemptStarted
     | AttemptCheckpointSaved
+    | AttemptGpuFaultReported
     | AttemptCancelRequested
     | AttemptSucceeded
     | AttemptFailed
@@ -168,7 +180,7 @@ class CancelAttempt(Command, frozen=True, kw_only=True, tag="cancel_attempt"):
 
 
 class ReportMilestone(Command, frozen=True, kw_only=True, tag="report_milestone"):
-    """A trainer's report that changes history: hello, checkpoint, done or failed, as sent (see `ReportLine`)."""
+    """A trainer's report that changes history: hello, checkpoint, gpu_fault, done or failed, as sent (`ReportLine`)."""
 
     attempt_id: UUID
     seq: int

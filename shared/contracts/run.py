@@ -17,16 +17,49 @@ MAX_BATCH_BYTES = 512 * 1024
 
 
 class ExitCode(IntEnum):
-    """How a trainer process ends. The provider side maps these to outcomes; 137 means killed from outside."""
+    """How a trainer process ends (docs/trainer-contract.md). 128 + n, 137 above all, means killed by signal n."""
 
     DONE = 0
     BAD_CONFIG = 64
     BAD_DATA = 65
     UNREACHABLE = 69
     INTERNAL = 70
+    DISK_FULL = 73
+    GPU_FAULT = 74
     PREEMPTED = 75
     OUT_OF_MEMORY = 76
     SUPERSEDED = 77
+    NAN_LOSS = 78
+
+
+FailureKind = Literal[
+    "bad_config",
+    "bad_data",
+    "unreachable",
+    "internal",
+    "out_of_memory",
+    "nan_loss",
+    "disk_full",
+    "gpu_fault",
+    "preempted",
+]
+"""Why an attempt ended without a model, in its `failed` line and in the log."""
+
+EXIT_CODES: dict[FailureKind, ExitCode] = {
+    "bad_config": ExitCode.BAD_CONFIG,
+    "bad_data": ExitCode.BAD_DATA,
+    "unreachable": ExitCode.UNREACHABLE,
+    "internal": ExitCode.INTERNAL,
+    "out_of_memory": ExitCode.OUT_OF_MEMORY,
+    "nan_loss": ExitCode.NAN_LOSS,
+    "disk_full": ExitCode.DISK_FULL,
+    "gpu_fault": ExitCode.GPU_FAULT,
+    "preempted": ExitCode.PREEMPTED,
+}
+"""The code says the same as the report: it is all that is left when the report never arrives."""
+
+GpuFaultKind = Literal["ecc", "thermal", "power_brake", "cuda_error", "fallen_off_bus", "xid"]
+"""What can be wrong with a GPU; running out of its memory is none of them."""
 
 
 class FileRef(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,15 +112,19 @@ ReportType = Literal[
     "hello",  # {trainer_version, torch_version, device, ignored_keys: [str], config: {...}} once, first
     "phase",  # {phase: preparing|caching|training|validating|saving|uploading, detail?}
     "log",  # {level, message}
-    "metrics",  # {step, total_steps, epoch, loss, lr, grad_norm, step_s, eta_s, memory_bytes}
+    "metrics",  # {step, total_steps, epoch, loss, lr, grad_norm, step_s, eta_s, memory_bytes, ...}
     "sample",  # {step, prompt, seed, object_key, sha256, size_bytes}
+    "prediction",  # {epoch, step, sample_id, prompt, generated, reference, bleu_score, rouge_score}
     "checkpoint",  # {step, files: [{name, sha256, size_bytes, object_key}]} after its upload
     "artifact",  # {name, object_key, sha256, size_bytes, content_type}
     "warning",  # {code, message}
+    "gpu_fault",  # {kind: GpuFaultKind, gpu, detail, step}
+    "command",  # {id, name, outcome: done|unknown, step} after a command was carried out
     "heartbeat",  # {step}
     "done",  # {steps, final_loss, artifacts: [{name, object_key, sha256, size_bytes}], undelivered: [name]}
-    "failed",  # {kind: bad_config|bad_data|unreachable|internal|out_of_memory|nan_loss|preempted, message, advice}
+    "failed",  # {kind: FailureKind, message, advice}
 ]
+"""docs/trainer-contract.md has every member, with its unit."""
 
 
 class ReportLine(msgspec.Struct, frozen=True, kw_only=True):

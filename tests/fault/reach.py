@@ -25,6 +25,7 @@ EVENT_STORY: dict[str, str] = {
     "attempt.accepted.v1": "completes",
     "attempt.started.v1": "completes",
     "attempt.checkpoint_saved.v1": "saves",
+    "attempt.gpu_fault_reported.v1": "breaks",
     "attempt.cancel_requested.v1": "cancelled_running",
     "attempt.succeeded.v1": "completes",
     "attempt.failed.v1": "fails",

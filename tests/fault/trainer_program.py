@@ -98,6 +98,10 @@ if plan["end"] == "vanish":
 if plan["end"] == "bad_data":
     report("failed", kind="bad_data", message="as planned", advice="none")
     sys.exit(65)
+if plan["end"] == "gpu_fault":
+    report("gpu_fault", kind="ecc", gpu="0", detail="as planned", step=first + 5)
+    report("failed", kind="gpu_fault", message="as planned", advice=None)
+    sys.exit(74)
 if plan["end"] == "silent":
     sys.exit(65)
 model = upload("pytorch_lora_weights.safetensors", (spec["attempt_id"] * 2000).encode())

@@ -43,6 +43,7 @@ STORIES: dict[str, Story] = {
     "saves": Story(attempts=({"end": "done", "checkpoint": True},)),
     "retried": Story(attempts=({"end": "preempted", "checkpoint": True}, {"end": "done", "checkpoint": True})),
     "fails": Story(attempts=({"end": "bad_data"},)),
+    "breaks": Story(attempts=({"end": "gpu_fault", "checkpoint": True}, {"end": "done"})),
     "fails_silently": Story(attempts=({"end": "silent"},)),
     "no_data": Story(has_data=False),
     "no_funds": Story(is_affordable=False),

@@ -230,7 +230,7 @@ def test_ten_losses_in_a_row_that_are_not_finite_end_the_attempt(
     true_loss = objective.training_loss
     monkeypatch.setattr(trainee, "training_loss", lambda *inputs: true_loss(*inputs) * float("nan"))
     attempt = start("nan", max_train_steps=50, checkpointing_steps=50)
-    assert attempt.run() == ExitCode.INTERNAL
+    assert attempt.run() == ExitCode.NAN_LOSS
     assert attempt.data("failed")[0]["kind"] == "nan_loss"
     assert len(attempt.data("warning")) == 9
     assert all(line["loss"] is None for line in attempt.data("metrics"))

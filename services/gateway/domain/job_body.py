@@ -174,4 +174,5 @@ def attempt_body(attempt: AttemptView) -> dict[str, Any]:
         "billed_seconds": attempt.billed_seconds,
         "checkpoint_step": attempt.checkpoint_step,
         "failure": msgspec.to_builtins(attempt.failure),
+        "gpu_faults": attempt.gpu_faults,
     }

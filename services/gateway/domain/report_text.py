@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
-LOG_TYPES = ("hello", "phase", "log", "warning", "checkpoint", "done", "failed")
+LOG_TYPES = ("hello", "phase", "log", "warning", "checkpoint", "gpu_fault", "command", "done", "failed")
 """Report types that have a line in a job's log."""
 
 PROGRESS_TYPES = ("phase", "log", "warning", "metrics")
@@ -73,6 +73,8 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "log": lambda data: f"[{data.get('level', 'info')}] {data.get('message', '')}",
     "warning": lambda data: f"[warning] {data.get('message', '')}",
     "checkpoint": lambda data: f"[info] checkpoint saved at step {data.get('step')}",
+    "gpu_fault": lambda data: f"[error] GPU {data.get('gpu')} is faulty: {data.get('kind')}: {data.get('detail')}",
+    "command": lambda data: f"[info] {data.get('name')} as asked: {data.get('outcome')}",
     "done": lambda data: f"[info] done after {data.get('steps')} steps",
     "failed": _failed,
 }

@@ -15,6 +15,7 @@ from shared.contracts.attempt import (
     AttemptCheckpointSaved,
     AttemptEvent,
     AttemptFailed,
+    AttemptGpuFaultReported,
     AttemptLateReport,
     AttemptLeased,
     AttemptLost,
@@ -48,6 +49,8 @@ class AttemptView(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_step: int | None = None
     cancel_requested: bool = False
     failure: Failure | None = None
+    gpu_faults: list[str] = []
+    """Of each fault: what it is, of which GPU, and what the driver said."""
 
     @property
     def ended(self) -> bool:
@@ -64,8 +67,8 @@ def evolve_attempt(view: AttemptView, event: AttemptEvent) -> AttemptView:
             return view
         case AttemptRequested() | AttemptStartIntended() | AttemptAccepted() | AttemptStarted():
             return _beginning(view, event)
-        case AttemptCheckpointSaved():
-            return replace(view, checkpoint_step=event.checkpoint.step)
+        case AttemptCheckpointSaved() | AttemptGpuFaultReported():
+            return _middle(view, event)
         case AttemptCancelRequested():
             return replace(view, cancel_requested=True)
         case AttemptSucceeded() | AttemptFailed() | AttemptCancelled() | AttemptLost():
@@ -96,6 +99,12 @@ def _beginning(
             return replace(view, state="running", started_at=event.started_at, device=event.device)
         case _:
             assert_never(event)
+
+
+def _middle(view: AttemptView, event: AttemptCheckpointSaved | AttemptGpuFaultReported) -> AttemptView:
+    if isinstance(event, AttemptCheckpointSaved):
+        return replace(view, checkpoint_step=event.checkpoint.step)
+    return replace(view, gpu_faults=[*view.gpu_faults, f"{event.fault} of GPU {event.gpu}: {event.detail}"])
 
 
 def _end(view: AttemptView, event: AttemptSucceeded | AttemptFailed | AttemptCancelled | AttemptLost) -> AttemptView:

@@ -4,12 +4,9 @@ Refusals: `stale_epoch` (another lease owns the attempt), `invalid_job_state` (t
 `not_found`, `validation_error`. A repeat gives no events. Time runs in commands only.
 """
 
-import math
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, TypeVar, assert_never
-
-import msgspec
+from typing import assert_never
 
 from services.provider_bridge.domain.attempt_commands import (
     AttemptCommand,
@@ -27,6 +24,7 @@ from services.provider_bridge.domain.attempt_commands import (
     StillRunning,
     TakeLease,
 )
+from services.provider_bridge.domain.attempt_reports import billed_seconds, reported
 from services.provider_bridge.domain.attempt_states import (
     Absent,
     Accepted,
@@ -45,39 +43,15 @@ from shared.contracts.attempt import (
     AttemptAccepted,
     AttemptCancelled,
     AttemptCancelRequested,
-    AttemptCheckpointSaved,
     AttemptFailed,
-    AttemptLateReport,
     AttemptLeased,
     AttemptLost,
     AttemptRequested,
-    AttemptStarted,
     AttemptStartIntended,
-    AttemptSucceeded,
-    ReportMilestone,
 )
-from shared.contracts.job import ArtifactRef, Checkpoint, Event
+from shared.contracts.job import Event
 from shared.contracts.run import ExitCode
 from shared.problems import Rejected
-
-T = TypeVar("T", bound=msgspec.Struct)
-
-
-class _Hello(msgspec.Struct, frozen=True, kw_only=True):
-    device: str = "unknown"
-
-
-class _Done(msgspec.Struct, frozen=True, kw_only=True):
-    steps: int = 0
-    final_loss: float | None = None
-    artifacts: list[ArtifactRef] = []
-    undelivered: list[str] = []
-
-
-class _Failed(msgspec.Struct, frozen=True, kw_only=True):
-    kind: str = "internal"
-    message: str = "The trainer failed and did not say why."
-    advice: str | None = None
 
 
 def decide(state: AttemptState, command: AttemptCommand) -> Sequence[Event]:
@@ -88,16 +62,9 @@ def decide(state: AttemptState, command: AttemptCommand) -> Sequence[Event]:
         case Cancel():
             return _cancel(state, command)
         case Report():
-            return _report(state, command.command)
+            return reported(state, command.command)
         case _:
             return _fenced(state, command)
-
-
-def billed_seconds(run: Run, ended_at: datetime) -> int:
-    """Whole seconds, the last one begun counted, from the trainer's hello to the end; 0 if it never said hello."""
-    if not isinstance(run, Running):
-        return 0
-    return max(0, math.ceil((ended_at - run.started_at).total_seconds()))
 
 
 # ---- from outside ----------------------------------------------------------------------------------------------------
@@ -135,100 +102,6 @@ def _cancel(state: AttemptState, command: Cancel) -> list[Event]:
             return []
         case _:
             assert_never(state)
-
-
-def _report(state: AttemptState, report: ReportMilestone) -> list[Event]:
-    match state:
-        case Absent():
-            raise Rejected("not_found", "there is no such attempt")
-        case Forestalled() | Requested() | Ending(run=Requested()):
-            raise Rejected("invalid_job_state", "nothing was started that could report")
-        case Ended():
-            return _late(state, report)
-        case Ending():
-            return _milestone(state.run, report, ending=True)
-        case Starting() | Accepted() | Running():
-            return _milestone(state, report, ending=False)
-        case _:
-            assert_never(state)
-
-
-def _milestone(run: Run, report: ReportMilestone, *, ending: bool) -> list[Event]:
-    match report.report_type:
-        case "hello":
-            if isinstance(run, Running):
-                return []
-            return [AttemptStarted(started_at=report.at, device=_read(report, _Hello).device)]
-        case "checkpoint":
-            checkpoint = _read(report, Checkpoint)
-            if checkpoint.step in run.saved_steps:
-                return []
-            return [AttemptCheckpointSaved(checkpoint=checkpoint, saved_at=report.at)]
-        case "done":
-            return [_succeeded(run, report)]
-        case "failed":
-            # After a cancel request the run is over only when it is confirmed gone, which is observed, not reported.
-            return [] if ending else [_failed_report(run, report)]
-        case _:
-            raise Rejected("validation_error", f"{report.report_type} is not a milestone")
-
-
-def _ended_at(run: Run, report: ReportMilestone) -> datetime:
-    """The trainer's moment; never before its own start, whatever its clock did meanwhile."""
-    return max(run.started_at, report.at) if isinstance(run, Running) else report.at
-
-
-def _succeeded(run: Run, report: ReportMilestone) -> AttemptSucceeded:
-    done, ended_at = _read(report, _Done), _ended_at(run, report)
-    return AttemptSucceeded(
-        steps=done.steps,
-        final_loss=done.final_loss,
-        artifacts=done.artifacts,
-        undelivered=done.undelivered,
-        ended_at=ended_at,
-        billed_seconds=billed_seconds(run, ended_at),
-    )
-
-
-def _failed_report(run: Run, report: ReportMilestone) -> AttemptFailed:
-    failed, ended_at = _read(report, _Failed), _ended_at(run, report)
-    return AttemptFailed(
-        kind=failed.kind,
-        message=failed.message,
-        advice=failed.advice,
-        exit_code=None,
-        ended_at=ended_at,
-        billed_seconds=billed_seconds(run, ended_at),
-    )
-
-
-def _late(state: Ended, report: ReportMilestone) -> list[Event]:
-    if report.report_type in state.late_types or _is_resent(state, report):
-        return []
-    return [AttemptLateReport(report_type=report.report_type, at=report.at)]
-
-
-def _is_resent(state: Ended, report: ReportMilestone) -> bool:
-    """Whether the history already holds this report, so that its arrival after the end is only a lost answer."""
-    match report.report_type:
-        case "hello":
-            return isinstance(state.run, Running)
-        case "checkpoint":
-            return report.data.get("step") in state.run.saved_steps
-        case "done":
-            return state.outcome == "succeeded"
-        case "failed":
-            return state.outcome == "failed" and state.by_report
-        case _:
-            return False
-
-
-def _read(report: ReportMilestone, kind: type[T]) -> T:
-    data: dict[str, Any] = report.data
-    try:
-        return msgspec.convert(data, kind)
-    except msgspec.ValidationError as error:
-        raise Rejected("validation_error", f"the {report.report_type} report cannot be read: {error}") from error
 
 
 # ---- from the bridge, under a lease ----------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from shared.contracts.attempt import (
     AttemptCancelRequested,
     AttemptCheckpointSaved,
     AttemptFailed,
+    AttemptGpuFaultReported,
     AttemptLateReport,
     AttemptLeased,
     AttemptLost,
@@ -45,6 +46,8 @@ class Live(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int = 0
     owner: str = ""
     saved_steps: frozenset[int] = frozenset()
+    gpu_faults: frozenset[tuple[str, str]] = frozenset()
+    """Fault and GPU."""
 
 
 class Requested(Live, frozen=True, kw_only=True):
@@ -164,10 +167,16 @@ def _evolve_run(run: Run, event: Event) -> Run:
             return _accepted(run, event)
         case AttemptStarted():
             return _started(run, event)
-        case AttemptCheckpointSaved():
-            return replace(run, saved_steps=run.saved_steps | {event.checkpoint.step})
+        case AttemptCheckpointSaved() | AttemptGpuFaultReported():
+            return _noted(run, event)
         case _:
             return run
+
+
+def _noted(run: Run, event: AttemptCheckpointSaved | AttemptGpuFaultReported) -> Run:
+    if isinstance(event, AttemptCheckpointSaved):
+        return replace(run, saved_steps=run.saved_steps | {event.checkpoint.step})
+    return replace(run, gpu_faults=run.gpu_faults | {(event.fault, event.gpu)})
 
 
 def _intended(run: Run, event: AttemptStartIntended) -> Run:
@@ -178,6 +187,7 @@ def _intended(run: Run, event: AttemptStartIntended) -> Run:
         epoch=run.epoch,
         owner=run.owner,
         saved_steps=run.saved_steps,
+        gpu_faults=run.gpu_faults,
         intent_epoch=event.epoch,
         token_sha256=event.token_sha256,
     )
@@ -191,6 +201,7 @@ def _accepted(run: Run, event: AttemptAccepted) -> Run:
                 epoch=run.epoch,
                 owner=run.owner,
                 saved_steps=run.saved_steps,
+                gpu_faults=run.gpu_faults,
                 token_sha256=run.token_sha256,
                 provider_ref=event.provider_ref,
             )
@@ -208,6 +219,7 @@ def _started(run: Run, event: AttemptStarted) -> Run:
         epoch=run.epoch,
         owner=run.owner,
         saved_steps=run.saved_steps,
+        gpu_faults=run.gpu_faults,
         token_sha256=run.token_sha256,
         provider_ref=provider_ref_of(run),
         started_at=event.started_at,

@@ -40,6 +40,16 @@ _MEANINGS: dict[int, ExitMeaning] = {
         advice="Check the network and the model's name; gated models need HF_TOKEN.",
     ),
     ExitCode.INTERNAL: ExitMeaning(kind="internal", message="The trainer failed on an error of its own."),
+    ExitCode.DISK_FULL: ExitMeaning(
+        kind="disk_full",
+        message="The disk of the trainer's machine is full.",
+        advice="Free space, take a machine with a larger disk, or keep fewer checkpoints (checkpoints_total_limit).",
+    ),
+    ExitCode.GPU_FAULT: ExitMeaning(
+        kind="gpu_fault",
+        message="The GPU of the trainer's machine is faulty.",
+        advice="The job goes on from its last checkpoint. If it happens again on one machine, have its GPU checked.",
+    ),
     ExitCode.PREEMPTED: ExitMeaning(
         kind="preempted", message="The trainer was told to stop; it saved a checkpoint and ended."
     ),
@@ -50,6 +60,11 @@ _MEANINGS: dict[int, ExitMeaning] = {
     ),
     ExitCode.SUPERSEDED: ExitMeaning(
         kind="superseded", message="The trainer was told that another attempt has taken its place."
+    ),
+    ExitCode.NAN_LOSS: ExitMeaning(
+        kind="nan_loss",
+        message="The loss was no finite number for many steps in a row.",
+        advice="Lower the learning rate, or look for damaged samples in the dataset.",
     ),
 }
 

@@ -8,11 +8,21 @@ MAX_DELAY_S = 600
 AT_ONCE = frozenset({"preempted"})
 """The machine was taken away; nothing was wrong with the job."""
 
-AFTER_A_WHILE = frozenset({"lost", "killed", "unreachable", "internal"})
-"""The cause may have gone by itself: the delay doubles from BASE_DELAY_S with each attempt, up to MAX_DELAY_S."""
+AFTER_A_WHILE = frozenset({"lost", "killed", "unreachable", "internal", "gpu_fault"})
+"""The cause may have gone by itself, or be another machine's: the delay doubles from BASE_DELAY_S with each attempt, up
+to MAX_DELAY_S."""
 
 NEVER = frozenset(
-    {"bad_config", "bad_data", "out_of_memory", "nan_loss", "start_refused", "funds_refused", "dataset_refused"}
+    {
+        "bad_config",
+        "bad_data",
+        "out_of_memory",
+        "nan_loss",
+        "disk_full",
+        "start_refused",
+        "funds_refused",
+        "dataset_refused",
+    }
 )
 """The same input fails the same way again."""
 

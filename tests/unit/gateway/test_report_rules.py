@@ -38,10 +38,10 @@ def ended(state: Any) -> AttemptView:
 
 
 def test_batch_keeps_lines_as_they_were_sent_and_knows_its_milestones() -> None:
-    sent = [a_line(1, "hello", device="cpu", new_member=1), a_line(2, "log", message="x")]
+    sent = [a_line(1, "hello", device="cpu", new_member=1), a_line(2, "log", message="x"), a_line(3, "gpu_fault")]
     batch = parse_batch(ndjson(*sent) + b"\n", ATTEMPT)
     assert batch.raw == sent
-    assert [line.seq for line in batch.milestones] == [1]
+    assert [line.seq for line in batch.milestones] == [1, 3]
 
 
 @pytest.mark.parametrize(

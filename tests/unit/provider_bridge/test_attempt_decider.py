@@ -30,6 +30,7 @@ from shared.contracts.attempt import (
     AttemptCancelRequested,
     AttemptCheckpointSaved,
     AttemptFailed,
+    AttemptGpuFaultReported,
     AttemptLateReport,
     AttemptLeased,
     AttemptLost,
@@ -43,6 +44,7 @@ from shared.contracts.attempt import (
     RequestAttempt,
 )
 from shared.contracts.job import ArtifactRef, Checkpoint, CheckpointFile, Event
+from shared.contracts.run import EXIT_CODES, ExitCode
 from shared.problems import Rejected
 
 ATTEMPT_ID = UUID("01939b70-0000-7000-8000-000000000001")
@@ -299,8 +301,32 @@ def test_failed_report_fails_with_the_trainers_own_words() -> None:
     )
 
 
+def test_gpu_fault_is_recorded_once_for_each_fault_and_gpu() -> None:
+    data = {"kind": "ecc", "gpu": "0", "detail": "1 uncorrectable error", "step": 7}
+    [event] = when(RUNNING, report("gpu_fault", data, 30))
+    assert event == AttemptGpuFaultReported(
+        fault="ecc", gpu="0", detail="1 uncorrectable error", step=7, reported_at=at(30)
+    )
+    assert when([*RUNNING, event], report("gpu_fault", {**data, "detail": "2 errors"}, 31)) == []
+    assert len(when([*RUNNING, event], report("gpu_fault", {**data, "gpu": "1"}, 31))) == 1
+    assert len(when([*RUNNING, event], report("gpu_fault", {**data, "kind": "thermal"}, 31))) == 1
+    assert len(when([*RUNNING, CANCEL_REQUESTED], report("gpu_fault", data))) == 1
+
+
+def test_gpu_fault_outlives_a_new_lease_and_is_late_only_when_it_is_new() -> None:
+    data = {"kind": "ecc", "gpu": "0"}
+    [fault] = when(RUNNING, report("gpu_fault", data))
+    assert when([*RUNNING, fault, LEASED_2], report("gpu_fault", data)) == []
+    ended = [*RUNNING, fault, FAILED_BY_EXIT]
+    assert when(ended, report("gpu_fault", data)) == []
+    assert when([*RUNNING, FAILED_BY_EXIT], report("gpu_fault", data, 90)) == [
+        AttemptLateReport(report_type="gpu_fault", at=at(90))
+    ]
+
+
 @pytest.mark.parametrize(
-    ("type_", "data"), [("metrics", {}), ("checkpoint", {"step": "x"}), ("done", {"steps": 1, "artifacts": 3})]
+    ("type_", "data"),
+    [("metrics", {}), ("gpu_fault", {"gpu": 3}), ("checkpoint", {"step": "x"}), ("done", {"steps": 1, "artifacts": 3})],
 )
 def test_report_that_cannot_be_read_is_refused(type_: str, data: dict[str, Any]) -> None:
     assert refusal(RUNNING, report(type_, data)) == "validation_error"
@@ -334,9 +360,12 @@ def test_resent_report_that_the_history_already_holds_is_not_late() -> None:
         (65, "bad_data"),
         (69, "unreachable"),
         (70, "internal"),
+        (73, "disk_full"),
+        (74, "gpu_fault"),
         (75, "preempted"),
         (76, "out_of_memory"),
         (77, "superseded"),
+        (78, "nan_loss"),
         (137, "killed"),
         (-9, "killed"),
         (-15, "killed"),
@@ -347,6 +376,14 @@ def test_exit_code_without_a_report_becomes_its_kind(code: int, kind: str) -> No
     [event] = when(RUNNING, observed(exited(code)))
     assert isinstance(event, AttemptFailed)
     assert (event.kind, event.exit_code, event.billed_seconds) == (kind, code, 30)
+
+
+@pytest.mark.parametrize(("kind", "code"), EXIT_CODES.items())
+def test_every_kind_of_failure_is_told_by_its_exit_code_alone(kind: str, code: ExitCode) -> None:
+    [event] = when(RUNNING, observed(exited(code)))
+    assert isinstance(event, AttemptFailed)
+    assert event.kind == kind
+    assert event.advice or kind in {"internal", "preempted"}
 
 
 def test_failure_message_quotes_the_trainers_last_words() -> None:

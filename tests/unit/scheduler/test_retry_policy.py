@@ -1,8 +1,11 @@
 """The retry table, line by line."""
 
+from typing import get_args
+
 import pytest
 
-from services.scheduler.domain.retry_policy import GiveUp, Retry, after_failure
+from services.scheduler.domain.retry_policy import AFTER_A_WHILE, AT_ONCE, NEVER, GiveUp, Retry, after_failure
+from shared.contracts.run import FailureKind
 
 
 @pytest.mark.parametrize(
@@ -13,6 +16,7 @@ from services.scheduler.domain.retry_policy import GiveUp, Retry, after_failure
         ("killed", [10, 20, 40]),
         ("unreachable", [10, 20, 40]),
         ("internal", [10, 20, 40]),
+        ("gpu_fault", [10, 20, 40]),
     ],
 )
 def test_passing_failures_are_tried_again_with_growing_delays(kind: str, delays_s: list[int]) -> None:
@@ -23,9 +27,15 @@ def test_passing_failures_are_tried_again_with_growing_delays(kind: str, delays_
         assert f"attempt {attempts_made + 1} of 9" in decision.reason
 
 
-@pytest.mark.parametrize("kind", ["bad_config", "bad_data", "out_of_memory", "nan_loss", "start_refused"])
+@pytest.mark.parametrize("kind", ["bad_config", "bad_data", "out_of_memory", "nan_loss", "disk_full", "start_refused"])
 def test_failures_of_the_input_are_never_tried_again(kind: str) -> None:
     assert after_failure(kind, 1, 9) == GiveUp(reason=f"{kind} would fail the same way again")
+
+
+def test_every_kind_of_failure_has_its_place_in_the_table_once() -> None:
+    tables = (AT_ONCE, AFTER_A_WHILE, NEVER)
+    for kind in get_args(FailureKind):
+        assert sum(kind in table for table in tables) == 1, kind
 
 
 def test_a_kind_that_nobody_knows_is_not_tried_again() -> None:
