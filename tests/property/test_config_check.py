@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.gateway.domain.config_secrets import secret_problems
-from shared.contracts import dataloader, training_keys
-from shared.contracts.dataloader import check_dataloader
-from shared.contracts.training_keys import ConfigRejected, check_config
+from shared.contracts.training import datasets, diffusion
+from shared.contracts.training.datasets import check_dataloader
+from shared.contracts.training.diffusion import check_diffusion
+from shared.contracts.training.problems import ConfigRejected
 
 CONFIG = {"--model_family": "flux", "--model_type": "lora", "--max_train_steps": 10}
 ENTRY = {"id": "a", "type": "local", "dataset_type": "image", "instance_data_dir": "/data"}
@@ -30,14 +31,14 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-config_keys = st.sampled_from(sorted(training_keys.KNOWN_KEYS))
-entry_keys = st.sampled_from(sorted(dataloader.KNOWN_KEYS))
+config_keys = st.sampled_from(sorted(diffusion.KNOWN_KEYS))
+entry_keys = st.sampled_from(sorted(datasets.KNOWN_KEYS))
 
 
 @given(st.dictionaries(config_keys, values, max_size=5))
 def test_any_value_of_a_known_key_gives_a_spec_or_a_refusal(changed: dict[str, Any]) -> None:
     with contextlib.suppress(ConfigRejected):
-        check_config({**CONFIG, **changed})
+        check_diffusion({**CONFIG, **changed})
     secret_problems(changed, [changed])
 
 
@@ -49,8 +50,7 @@ def test_any_object_as_dataloader_entry_gives_datasets_or_a_refusal(entries: lis
 
 
 SINGLE = sorted(
-    set(training_keys.TrainingSpec.__struct_fields__)
-    - {"ignored_keys", "user_prompt_library", "peft_lora_target_modules"}
+    set(diffusion.DiffusionSpec.__struct_fields__) - {"ignored_keys", "user_prompt_library", "peft_lora_target_modules"}
 )
 
 
@@ -62,7 +62,7 @@ def test_list_or_object_for_one_value_is_named_as_a_wrong_type(key: str, value: 
         del given_keys["--max_train_steps"]
         given_keys[f"--{key}"] = value
     with pytest.raises(ConfigRejected) as refused:
-        check_config(given_keys)
+        check_diffusion(given_keys)
     assert [(problem.field, problem.code) for problem in refused.value.problems] == [(key, "wrong_type")]
 
 
@@ -80,5 +80,5 @@ def test_list_or_object_in_a_dataloader_entry_is_named_as_a_wrong_type(key: str,
 
 def test_endless_nesting_in_a_string_is_a_wrong_type() -> None:
     with pytest.raises(ConfigRejected, match="peft_lora_target_modules"):
-        check_config({**CONFIG, "--peft_lora_target_modules": "[" * 100_000})
+        check_diffusion({**CONFIG, "--peft_lora_target_modules": "[" * 100_000})
     assert secret_problems({"webhook_config": "[" * 100_000}, []) == []

@@ -21,8 +21,9 @@ from test_resume import slow_steps
 
 from shared.contracts.run import DatasetRef, ExitCode, TrainerCommand
 from trainer.control import Control
+from trainer.diffusion import task
 from trainer.files import sha256_of
-from trainer.train import objective, precision, trainee
+from trainer.train import objective, precision
 
 ROOT = Path(__file__).parents[2]
 STORAGE = "/api/cloud/storage/outputs/jobs/job-1"
@@ -228,7 +229,7 @@ def test_ten_losses_in_a_row_that_are_not_finite_end_the_attempt(
     start: AttemptStarter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     true_loss = objective.training_loss
-    monkeypatch.setattr(trainee, "training_loss", lambda *inputs: true_loss(*inputs) * float("nan"))
+    monkeypatch.setattr(task, "training_loss", lambda *inputs: true_loss(*inputs) * float("nan"))
     attempt = start("nan", max_train_steps=50, checkpointing_steps=50)
     assert attempt.run() == ExitCode.NAN_LOSS
     assert attempt.data("failed")[0]["kind"] == "nan_loss"
@@ -250,7 +251,7 @@ def test_running_out_of_memory_names_the_setting_that_helps(
     def exhausted(*_inputs: object) -> None:
         raise error
 
-    monkeypatch.setattr(trainee, "training_loss", exhausted)
+    monkeypatch.setattr(task, "training_loss", exhausted)
     attempt = start("oom", **settings)
     assert attempt.run() == ExitCode.OUT_OF_MEMORY
     assert advice in attempt.data("failed")[0]["advice"]
@@ -260,7 +261,7 @@ def test_a_bug_becomes_an_internal_failure(start: AttemptStarter, monkeypatch: p
     def broken(*_inputs: object) -> None:
         raise RuntimeError("shapes differ")
 
-    monkeypatch.setattr(trainee, "training_loss", broken)
+    monkeypatch.setattr(task, "training_loss", broken)
     attempt = start("bug")
     assert attempt.run() == ExitCode.INTERNAL
     assert attempt.data("failed")[0]["message"] == "RuntimeError: shapes differ"

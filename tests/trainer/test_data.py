@@ -10,7 +10,7 @@ import torch
 from attempts import FIXTURE
 from PIL import Image
 
-from shared.contracts.dataloader import DatasetSpec
+from shared.contracts.training.datasets import DatasetSpec
 from trainer.control import Control
 from trainer.data.buckets import BucketRule, Placement, place
 from trainer.data.cache import TensorCache

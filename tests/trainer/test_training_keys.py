@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from attempts import CONFIG
 
-from shared.contracts.dataloader import check_dataloader
-from shared.contracts.training_keys import IGNORED, REFUSED, ConfigRejected, TrainingSpec, check_config
+from shared.contracts.training.datasets import check_dataloader
+from shared.contracts.training.diffusion import DiffusionSpec, check_diffusion
+from shared.contracts.training.diffusion_keys import IGNORED, REFUSED
+from shared.contracts.training.problems import ConfigRejected
 
 MINIMAL = {"--model_family": "flux", "--model_type": "lora", "--max_train_steps": 10}
 TRAINER = Path(__file__).parents[2] / "trainer"
@@ -15,12 +17,12 @@ TRAINER = Path(__file__).parents[2] / "trainer"
 
 def problems_of(config: dict) -> dict[str, tuple[str, str]]:
     with pytest.raises(ConfigRejected) as rejected:
-        check_config(config)
+        check_diffusion(config)
     return {problem.field: (problem.code, problem.advice) for problem in rejected.value.problems}
 
 
 def test_the_printed_submission_is_accepted() -> None:
-    spec = check_config(
+    spec = check_diffusion(
         {
             "--model_family": "flux",
             "--model_type": "lora",
@@ -68,7 +70,7 @@ def test_an_upstream_style_file_parses() -> None:
         "--use_ema": "0",
         "--lora_alpha": "None",
     }
-    spec = check_config(config)
+    spec = check_diffusion(config)
     assert spec.gradient_checkpointing is True
     assert spec.use_ema is False
     assert spec.lora_alpha is None
@@ -77,11 +79,11 @@ def test_an_upstream_style_file_parses() -> None:
 
 @pytest.mark.parametrize("spelling", ["--lora_rank", "lora_rank", "--lora-rank", "lora-rank"])
 def test_dashes_do_not_matter(spelling: str) -> None:
-    assert check_config({**MINIMAL, spelling: "32"}).lora_rank == 32
+    assert check_diffusion({**MINIMAL, spelling: "32"}).lora_rank == 32
 
 
 def test_aliases_mean_the_same_key() -> None:
-    assert check_config({**MINIMAL, "--checkpointing_steps": 7}).checkpoint_step_interval == 7
+    assert check_diffusion({**MINIMAL, "--checkpointing_steps": 7}).checkpoint_step_interval == 7
     both = {**MINIMAL, "--checkpointing_steps": 7, "--checkpoint_step_interval": 8}
     assert problems_of(both)["--checkpoint_step_interval"][0] == "duplicate"
 
@@ -118,25 +120,25 @@ def test_all_problems_come_at_once() -> None:
 
 def test_another_family_is_refused_by_name() -> None:
     with pytest.raises(ConfigRejected, match="sdxl is known; this build trains flux"):
-        check_config({**MINIMAL, "--model_family": "sdxl"})
+        check_diffusion({**MINIMAL, "--model_family": "sdxl"})
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_a_refused_key_is_accepted_when_switched_off(name: str) -> None:
-    assert check_config({**MINIMAL, name: REFUSED[name][0][0]})
+    assert check_diffusion({**MINIMAL, name: REFUSED[name][0][0]})
     assert problems_of({**MINIMAL, name: "something"})[name][0] == "unsupported"
 
 
 def test_every_key_has_one_rule() -> None:
     assert not IGNORED & set(REFUSED)
-    assert not (IGNORED | set(REFUSED)) & set(TrainingSpec.__struct_fields__)
+    assert not (IGNORED | set(REFUSED)) & set(DiffusionSpec.__struct_fields__)
 
 
 def test_steps_or_epochs_but_not_both() -> None:
     base = {"model_family": "flux", "model_type": "lora"}
-    assert check_config(base).num_train_epochs == 1
-    assert check_config({**base, "num_train_epochs": 3, "max_train_steps": 0}).num_train_epochs == 3
-    assert check_config({**base, "num_train_epochs": 0, "max_train_steps": 5}).max_train_steps == 5
+    assert check_diffusion(base).num_train_epochs == 1
+    assert check_diffusion({**base, "num_train_epochs": 3, "max_train_steps": 0}).num_train_epochs == 3
+    assert check_diffusion({**base, "num_train_epochs": 0, "max_train_steps": 5}).max_train_steps == 5
     assert problems_of({**base, "num_train_epochs": 0, "max_train_steps": 0})["max_train_steps"][0] == "conflict"
 
 
@@ -173,6 +175,6 @@ def test_disabled_and_text_cache_entries_are_skipped_and_one_image_dataset_is_ne
 
 
 def test_demo_and_test_configs_are_valid() -> None:
-    check_config(json.loads((TRAINER / "demo_config.json").read_text()))
+    check_diffusion(json.loads((TRAINER / "demo_config.json").read_text()))
     check_dataloader(json.loads((TRAINER / "demo_dataloader.json").read_text()))
-    check_config(CONFIG)
+    check_diffusion(CONFIG)

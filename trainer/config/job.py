@@ -6,9 +6,10 @@ from pathlib import Path
 
 import msgspec
 
-from shared.contracts.dataloader import DatasetSpec, check_dataloader
 from shared.contracts.run import RunSpec
-from shared.contracts.training_keys import ConfigRejected, FieldProblem, TrainingSpec, check_config
+from shared.contracts.training.datasets import DatasetSpec
+from shared.contracts.training.problems import ConfigRejected
+from shared.contracts.training.spec import TrainingSpec, check_training
 from trainer.failures import AttemptFailed
 
 
@@ -34,22 +35,13 @@ def read_run_spec(path: Path) -> RunSpec:
 
 def checked_job(run: RunSpec) -> Job:
     """Check config and dataloader together. Raises AttemptFailed(bad_config) naming every problem."""
-    problems: list[FieldProblem] = []
-    training: TrainingSpec | None = None
-    datasets: list[DatasetSpec] = []
     try:
-        training = check_config(run.config)
+        checked = check_training(run.config, run.dataloader)
     except ConfigRejected as rejected:
-        problems.extend(rejected.problems)
-    try:
-        datasets = check_dataloader(run.dataloader)
-    except ConfigRejected as rejected:
-        problems.extend(rejected.problems)
-    if training is None or problems:
-        message = "; ".join(f"{problem.field}: {problem.message}" for problem in problems)
-        advice = " ".join(dict.fromkeys(problem.advice for problem in problems))
-        raise AttemptFailed("bad_config", message, advice)
-    return Job(run=run, training=training, datasets=datasets, config_hash=config_hash(run))
+        message = "; ".join(f"{each.field}: {each.message}" for each in rejected.problems)
+        advice = " ".join(dict.fromkeys(each.advice for each in rejected.problems))
+        raise AttemptFailed("bad_config", message, advice) from rejected
+    return Job(run=run, training=checked.spec, datasets=checked.datasets, config_hash=config_hash(run))
 
 
 def config_hash(run: RunSpec) -> str:

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from shared.contracts.dataloader import DatasetSpec
-from shared.contracts.training_keys import TrainingSpec
+from shared.contracts.training.datasets import DatasetSpec
+from shared.contracts.training.diffusion import DiffusionSpec
 
 _PIXELS_PER_MEGAPIXEL = 1_000_000
 
@@ -29,7 +29,7 @@ class BucketRule:
     corner: bool
 
 
-def rule_for(training: TrainingSpec, dataset: DatasetSpec, side_multiple: int) -> BucketRule:
+def rule_for(training: DiffusionSpec, dataset: DatasetSpec, side_multiple: int) -> BucketRule:
     """Dataset settings win over the config's; the alignment is raised to what the base model needs."""
     alignment = training.aspect_bucket_alignment
     while alignment % side_multiple:

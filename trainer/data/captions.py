@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from shared.contracts.dataloader import DatasetSpec
+from shared.contracts.training.datasets import DatasetSpec
 
 
 def captions_of(picture: Path, dataset: DatasetSpec) -> list[str]:

@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.contracts.dataloader import DatasetSpec
+from shared.contracts.training.datasets import DatasetSpec
 from trainer.data.buckets import BucketRule, Placement, place
 from trainer.data.captions import captions_of
 from trainer.data.pictures import SUFFIXES, UNREADABLE, upright_size

@@ -102,7 +102,8 @@ def _train_and_deliver(around: _Surroundings) -> None:
     options = around.options
     job = checked_job(around.run)
     # Imported here: torch takes seconds to load, and signals and a refused config must not wait for it.
-    from trainer.entry.session import Session, run  # noqa: PLC0415
+    from trainer.entry.session import run  # noqa: PLC0415
+    from trainer.session import Session  # noqa: PLC0415
 
     publishing = run(
         Session(

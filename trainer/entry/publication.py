@@ -9,11 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from trainer import __version__
-from trainer.config.job import Job
-from trainer.families.registry import family_entries
-from trainer.publish.publisher import Publication, Publisher
+from trainer.publish.publisher import Publication
 from trainer.publish.upload import OutgoingFile, StoredFile
-from trainer.report.events import Reporter
+from trainer.session import Session
 from trainer.train.checkpoint import CheckpointWriter, prune
 from trainer.train.trainee import Trainee
 
@@ -23,9 +21,10 @@ _EMA_FOLDER = "ema"
 class Publishing:
     """Writes outputs into the work folder and queues them for delivery."""
 
-    def __init__(self, job: Job, work_dir: Path, trainee: Trainee, reporter: Reporter, publisher: Publisher) -> None:
-        self._job, self._work_dir, self.trainee = job, work_dir, trainee
-        self._reporter, self._publisher = reporter, publisher
+    def __init__(self, session: Session, trainee: Trainee, model_facts: dict[str, str]) -> None:
+        self._job, self._work_dir, self.trainee = session.job, session.work_dir, trainee
+        self._reporter, self._publisher = session.reporter, session.publisher
+        self._model_facts = model_facts
         self.artifacts: list[dict[str, Any]] = []
         """References of the delivered results, complete once the publisher is idle."""
 
@@ -33,7 +32,7 @@ class Publishing:
         """Save, queue the upload (manifest last) and delete what is beyond the limit."""
         root = self._work_dir / "checkpoints"
         self._reporter.phase("saving", f"step {self.trainee.step}")
-        folder = self.trainee.save(CheckpointWriter(root, self.trainee.step), self._write_adapter)
+        folder = self.trainee.save(CheckpointWriter(root, self.trainee.step), self._write_part)
         files = [OutgoingFile(folder.path / name, f"{folder.path.name}/{name}") for name in folder.file_names()]
 
         def report(stored: list[StoredFile]) -> None:
@@ -46,9 +45,9 @@ class Publishing:
     def publish_results(self) -> None:
         """Write and queue the LoRA file, its moving average if there is one, and the manifest that lists them."""
         output, trainee = self._work_dir / "output", self.trainee
-        paths = [self._write_adapter(output, trainee.adapter.tensors(), trainee.step)]
+        paths = self._write_part(output, trainee.part.tensors(), trainee.step)
         if trainee.average is not None:
-            paths.append(self._write_adapter(output / _EMA_FOLDER, trainee.average.tensors, trainee.step))
+            paths.extend(self._write_part(output / _EMA_FOLDER, trainee.average.tensors, trainee.step))
         files = [OutgoingFile(path, path.relative_to(output).as_posix()) for path in paths]
         manifest = output / "manifest.json"
         manifest.write_text(json.dumps(self._manifest([file.name for file in files]), indent=1), encoding="utf-8")
@@ -60,24 +59,17 @@ class Publishing:
             self._reporter.emit("artifact", content_type=each.content_type, **each.reference())
             self.artifacts.append(each.reference())
 
-    def _write_adapter(self, folder: Path, tensors: dict[str, Tensor], step: int) -> Path:
-        return self.trainee.adapter.write(folder, tensors, self._facts(step))
+    def _write_part(self, folder: Path, tensors: dict[str, Tensor], step: int) -> list[Path]:
+        return self.trainee.part.write(folder, tensors, self._facts(step))
 
     def _facts(self, step: int) -> dict[str, str]:
-        """Metadata that other tools read (`modelspec.*`, `ss_*`) and where the file comes from."""
+        """The model's facts, and where the file comes from."""
         spec, run = self._job.training, self._job.run
-        entry = family_entries()[spec.model_family]
         facts = {
+            **self._model_facts,
             "modelspec.sai_model_spec": "1.0.0",
-            "modelspec.architecture": f"{entry.architecture}/lora",
-            "modelspec.implementation": "diffusers",
-            "modelspec.title": f"{entry.title} LoRA of job {run.job_id}",
+            "modelspec.title": f"{self._model_facts['modelspec.title']} of job {run.job_id}",
             "modelspec.date": datetime.now(UTC).date().isoformat(),
-            "modelspec.resolution": f"{spec.resolution:g}x{spec.resolution:g}",
-            "modelspec.prediction_type": entry.objective,
-            "ss_base_model_version": entry.architecture,
-            "ss_network_dim": str(spec.lora_rank),
-            "ss_network_alpha": f"{spec.lora_alpha if spec.lora_alpha is not None else spec.lora_rank:g}",
             "ss_learning_rate": f"{spec.learning_rate:g}",
             "ss_steps": str(step),
             "ss_seed": str(spec.seed),

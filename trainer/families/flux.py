@@ -12,7 +12,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 from PIL import Image
 from torch import Tensor
 
-from shared.contracts.training_keys import TrainingSpec
+from shared.contracts.training.diffusion import DiffusionSpec
 from trainer.families.protocol import BaseModel, Conditioning, RenderRequest
 
 _ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -100,7 +100,7 @@ class Flux:
         )[0]
         return FluxPipeline._unpack_latents(output, height, width, 1)  # noqa: SLF001 -- its only home
 
-    def lora_targets(self, spec: TrainingSpec) -> list[str]:
+    def lora_targets(self, spec: DiffusionSpec) -> list[str]:
         """`peft_lora_target_modules` wins over `flux_lora_target`."""
         return spec.peft_lora_target_modules or _TARGETS[spec.flux_lora_target]
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from shared.contracts.training_keys import TrainingSpec
+from shared.contracts.training.diffusion import DiffusionSpec
 
 Conditioning = dict[str, Tensor]
 """Text embeddings by name; every tensor has the batch as its first axis."""
@@ -66,7 +66,7 @@ class Family(Protocol):
         """The predicted noise minus clean, [B, C, h, w], for sigma [B] in 0..1."""
         ...
 
-    def lora_targets(self, spec: TrainingSpec) -> list[str]:
+    def lora_targets(self, spec: DiffusionSpec) -> list[str]:
         """Module name endings that get an adapter."""
         ...
 

@@ -20,7 +20,7 @@ class Hooks:
     """What the loop calls besides updating: both run between steps and leave every source of chance untouched."""
 
     save: Callable[[], None]
-    render: Callable[[], None]
+    validate: Callable[[], None]
 
 
 def train(trainee: Trainee, hooks: Hooks, reporter: Reporter, control: Control) -> None:
@@ -35,7 +35,7 @@ def train(trainee: Trainee, hooks: Hooks, reporter: Reporter, control: Control) 
         try:
             update = trainee.update()
         except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-            raise out_of_memory_failure(error, spec) from error
+            raise out_of_memory_failure(error, spec, trainee.task) from error
         last = trainee.step == trainee.total_steps
         _report(update, trainee, reporter, last=last)
         if last or trainee.step % spec.checkpoint_step_interval == 0 or control.checkpoint_now.is_set():
@@ -44,7 +44,7 @@ def train(trainee: Trainee, hooks: Hooks, reporter: Reporter, control: Control) 
             saved_at = trainee.step
         if last or trainee.step % spec.validation_step_interval == 0 or control.sample_now.is_set():
             control.sample_now.clear()
-            hooks.render()
+            hooks.validate()
 
 
 def _report(update: Update, trainee: Trainee, reporter: Reporter, *, last: bool) -> None:
@@ -66,5 +66,5 @@ def _report(update: Update, trainee: Trainee, reporter: Reporter, *, last: bool)
         grad_norm=update.grad_norm,
         step_s=round(update.step_s, 4),
         eta_s=round(update.step_s * (trainee.total_steps - update.step), 1),
-        memory_bytes=memory_bytes(trainee.base.device),
+        memory_bytes=memory_bytes(trainee.precision.device),
     )

@@ -4,14 +4,13 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from shared.contracts.training_keys import TrainingSpec
+from shared.contracts.training.diffusion import DiffusionSpec
 from trainer.failures import AttemptFailed
 from trainer.families.protocol import Family
 
@@ -22,13 +21,13 @@ _PREFIX = "transformer."
 class Adapter:
     """The LoRA of one denoiser. Parameters are float32 whatever the base runs in."""
 
-    def __init__(self, family: Family, denoiser: Any, spec: TrainingSpec) -> None:
+    def __init__(self, family: Family, denoiser: Any, spec: DiffusionSpec) -> None:
         self._family = family
-        self.denoiser = denoiser
-        targets = family.lora_targets(spec)
+        self.model = denoiser
+        targets = self._targets = family.lora_targets(spec)
         self.config = LoraConfig(
             r=spec.lora_rank,
-            lora_alpha=spec.lora_alpha if spec.lora_alpha is not None else spec.lora_rank,  # pyright: ignore[reportArgumentType] -- PEFT divides only
+            lora_alpha=spec.effective_lora_alpha,  # pyright: ignore[reportArgumentType] -- PEFT divides only
             lora_dropout=spec.lora_dropout,
             init_lora_weights="gaussian" if spec.lora_init_type == "gaussian" else True,
             target_modules=targets,
@@ -42,16 +41,21 @@ class Adapter:
         for parameter in self.parameters:
             parameter.data = parameter.data.float()
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Rank, alpha and targets."""
+        return {"rank": self.config.r, "alpha": self.config.lora_alpha, "targets": self._targets}
+
     def tensors(self) -> dict[str, Tensor]:
         """The adapter's tensors by PEFT name, detached on the CPU."""
-        state = get_peft_model_state_dict(self.denoiser)
+        state = get_peft_model_state_dict(self.model)
         return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Put tensors of the same names and shapes back."""
-        set_peft_model_state_dict(self.denoiser, tensors)
+        set_peft_model_state_dict(self.model, tensors)
 
-    def write(self, folder: Path, tensors: dict[str, Tensor], facts: dict[str, str]) -> Path:
+    def write(self, folder: Path, tensors: dict[str, Tensor], facts: dict[str, str]) -> list[Path]:
         """Write a LoRA file with diffusers' keys, its adapter metadata, and our facts beside it."""
         config = self.config.to_dict()
         plain = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
@@ -60,28 +64,8 @@ class Adapter:
             metadata = {**(stored.metadata() or {}), **facts}
             weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 -- not a dict
         save_file(weights, path, metadata=metadata)
-        return path
+        return [path]
 
-    @staticmethod
-    def read(path: Path) -> dict[str, Tensor]:
-        """Tensors of a file written by `write`, by PEFT name."""
-        return {name.removeprefix(_PREFIX): tensor for name, tensor in load_file(path).items()}
-
-
-class Average:
-    """An exponential moving average of the adapter, kept on the CPU in float32."""
-
-    def __init__(self, tensors: dict[str, Tensor], decay: float) -> None:
-        self.tensors = {name: tensor.clone() for name, tensor in tensors.items()}
-        self._decay = decay
-
-    def update(self, tensors: dict[str, Tensor], step: int) -> None:
-        """Move towards `tensors`; early steps move faster, so that the start does not linger."""
-        decay = min(self._decay, (1 + step) / (10 + step))
-        for name, tensor in tensors.items():
-            self.tensors[name].lerp_(tensor, 1.0 - decay)
-
-
-def to_device(tensors: dict[str, Tensor], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The same tensors on another device in another number type."""
-    return {name: tensor.to(device, dtype) for name, tensor in tensors.items()}
+    def read(self, folder: Path) -> dict[str, Tensor]:
+        """The tensors of the file that `write` wrote, by PEFT name."""
+        return {name.removeprefix(_PREFIX): tensor for name, tensor in load_file(folder / LORA_FILE_NAME).items()}

@@ -6,8 +6,9 @@ import sys
 
 import torch
 
-from shared.contracts.training_keys import TrainingSpec
+from shared.contracts.training.loop import CommonSpec
 from trainer.failures import AttemptFailed
+from trainer.train.task import Task
 
 _SIGNS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory", "not enough memory")
 _BYTES_PER_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
@@ -20,16 +21,16 @@ def memory_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _BYTES_PER_RSS_UNIT
 
 
-def out_of_memory_failure(error: Exception, spec: TrainingSpec) -> Exception:
+def out_of_memory_failure(error: Exception, spec: CommonSpec, task: Task) -> Exception:
     """The failure to raise when `error` means memory ran out, naming the setting that would help; else `error`."""
     ran_out = isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in _SIGNS)
     if not ran_out:
         return error
-    message = f"memory ran out with batch {spec.train_batch_size} at resolution {spec.resolution:g}"
-    return AttemptFailed("out_of_memory", message, _advice(spec))
+    message = f"memory ran out with {task.load_of_one_batch()}"
+    return AttemptFailed("out_of_memory", message, _advice(spec, task))
 
 
-def _advice(spec: TrainingSpec) -> str:
+def _advice(spec: CommonSpec, task: Task) -> str:
     if not spec.gradient_checkpointing:
         return "Set gradient_checkpointing to true."
     if spec.train_batch_size > 1:
@@ -38,4 +39,4 @@ def _advice(spec: TrainingSpec) -> str:
         return (
             f"Set train_batch_size to {smaller} and gradient_accumulation_steps to {steps}: the same effective batch."
         )
-    return f"Set resolution to {spec.resolution * 0.75:g} or lower, or use a machine with more memory."
+    return task.advice_for_less_memory()

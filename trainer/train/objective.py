@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from shared.contracts.training_keys import TrainingSpec
+from shared.contracts.training.diffusion import DiffusionSpec
 from trainer.families.protocol import Conditioning, Family
 
 _AUTO_SHIFT_LOW = (256, 0.5)
@@ -23,7 +23,7 @@ class Batch:
     conditioning: Conditioning
 
 
-def draw_sigma(count: int, noise: Generator, spec: TrainingSpec, sequence_length: int) -> Tensor:
+def draw_sigma(count: int, noise: Generator, spec: DiffusionSpec, sequence_length: int) -> Tensor:
     """Noise levels [count] in 0..1 as configured: sigmoid-normal or uniform, then shifted towards noise."""
     if spec.flow_use_uniform_schedule:
         sigma = torch.rand(count, generator=noise)
@@ -33,7 +33,7 @@ def draw_sigma(count: int, noise: Generator, spec: TrainingSpec, sequence_length
     return sigma * shift / (1 + (shift - 1) * sigma) if shift > 0 else sigma
 
 
-def training_loss(family: Family, denoiser: Any, batch: Batch, noise: Generator, spec: TrainingSpec) -> Tensor:
+def training_loss(family: Family, denoiser: Any, batch: Batch, noise: Generator, spec: DiffusionSpec) -> Tensor:
     """The mean squared error of the predicted n - x0, a scalar with gradient.
 
     Noise is drawn on the CPU from one generator, so the same seed gives the same draws on every device.

@@ -6,10 +6,10 @@ import math
 import torch
 from torch import nn
 
-from shared.contracts.training_keys import TrainingSpec
+from shared.contracts.training.loop import CommonSpec
 
 
-def build_optimizer(parameters: list[nn.Parameter], spec: TrainingSpec) -> torch.optim.Optimizer:
+def build_optimizer(parameters: list[nn.Parameter], spec: CommonSpec) -> torch.optim.Optimizer:
     """Fused AdamW with float32 state."""
     return torch.optim.AdamW(
         parameters,
@@ -21,7 +21,7 @@ def build_optimizer(parameters: list[nn.Parameter], spec: TrainingSpec) -> torch
     )
 
 
-def learning_rate_at(step: int, total_steps: int, spec: TrainingSpec) -> float:
+def learning_rate_at(step: int, total_steps: int, spec: CommonSpec) -> float:
     """The rate for update number `step`, counted from 0."""
     if spec.lr_scheduler == "constant":
         return spec.learning_rate
@@ -47,7 +47,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def clip_gradients(parameters: list[nn.Parameter], spec: TrainingSpec) -> float:
+def clip_gradients(parameters: list[nn.Parameter], spec: CommonSpec) -> float:
     """Limit gradients as configured and return their norm before that; a limit of 0 means none."""
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if spec.max_grad_norm > 0 and spec.grad_clip_method == "norm":

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from shared.contracts.training_keys import TrainingSpec
+from shared.contracts.training.diffusion import DiffusionSpec
 from trainer.data.prepare import CachedTensors
-from trainer.families.protocol import RenderRequest
+from trainer.families.protocol import BaseModel, Family, RenderRequest
 from trainer.publish.publisher import Publication, Publisher
 from trainer.publish.upload import OutgoingFile, StoredFile
 from trainer.report.events import Reporter
@@ -28,7 +28,7 @@ class Sample:
     height: int
 
 
-def validation_prompts(spec: TrainingSpec) -> dict[str, str]:
+def validation_prompts(spec: DiffusionSpec) -> dict[str, str]:
     """Prompts by id: the library and the single prompt; empty when validation is off."""
     if spec.validation_disable:
         return {}
@@ -36,7 +36,7 @@ def validation_prompts(spec: TrainingSpec) -> dict[str, str]:
     return {**(spec.user_prompt_library or {}), **single}
 
 
-def planned_samples(spec: TrainingSpec, side_multiple: int) -> list[Sample]:
+def planned_samples(spec: DiffusionSpec, side_multiple: int) -> list[Sample]:
     """Every picture of one validation, sizes rounded to what the model can draw."""
     first_seed = spec.validation_seed if spec.validation_seed is not None else spec.seed
     samples: list[Sample] = []
@@ -48,66 +48,69 @@ def planned_samples(spec: TrainingSpec, side_multiple: int) -> list[Sample]:
     return samples
 
 
+@dataclass(frozen=True, kw_only=True)
 class Renderer:
     """Draws all samples with the current adapter; before the first step that is the base model, unchanged."""
 
-    def __init__(
-        self, trainee: Trainee, vae: Any, cached: CachedTensors, samples: list[Sample], folder: Path,
-        reporter: Reporter, publisher: Publisher,
-    ) -> None:  # fmt: skip
-        self._trainee, self._vae, self._cached, self._samples = trainee, vae, cached, samples
-        self._folder, self._reporter, self._publisher = folder, reporter, publisher
+    trainee: Trainee
+    spec: DiffusionSpec
+    family: Family
+    base: BaseModel
+    vae: Any
+    cached: CachedTensors
+    samples: list[Sample]
+    folder: Path
+    reporter: Reporter
+    publisher: Publisher
 
     def render(self) -> None:
         """Draw, write PNGs and queue them; nothing of this touches a source of chance of the training."""
-        if not self._samples:
+        if not self.samples:
             return
-        device = self._trainee.base.device
-        self._reporter.phase("validating", f"step {self._trainee.step}")
+        device = self.base.device
+        self.reporter.phase("validating", f"step {self.trainee.step}")
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            self._trainee.denoiser.eval()
+            self.trainee.part.model.eval()
             for suffix, averaged in self._variants():
                 self._draw_all(suffix, averaged=averaged)
-        self._reporter.phase("training")
+        self.reporter.phase("training")
 
     def _variants(self) -> list[tuple[str, bool]]:
-        spec = self._trainee.spec
-        if self._trainee.average is None or spec.ema_validation == "none" or self._trainee.step == 0:
+        if self.trainee.average is None or self.spec.ema_validation == "none" or self.trainee.step == 0:
             return [("", False)]
-        return [("-ema", True)] if spec.ema_validation == "ema_only" else [("", False), ("-ema", True)]
+        return [("-ema", True)] if self.spec.ema_validation == "ema_only" else [("", False), ("-ema", True)]
 
     def _draw_all(self, suffix: str, *, averaged: bool) -> None:
-        adapter, average = self._trainee.adapter, self._trainee.average
-        live = adapter.tensors() if averaged else {}
+        part, average = self.trainee.part, self.trainee.average
+        live = part.tensors() if averaged else {}
         if averaged and average is not None:
-            adapter.load(average.tensors)
+            part.load(average.tensors)
         try:
-            for sample in self._samples:
+            for sample in self.samples:
                 self._draw(sample, suffix)
         finally:
             if averaged:
-                adapter.load(live)
+                part.load(live)
 
     def _draw(self, sample: Sample, suffix: str) -> None:
-        trainee = self._trainee
         request = RenderRequest(
-            self._cached.conditioning([sample.prompt]), sample.seed, sample.width, sample.height,
-            trainee.spec.validation_num_inference_steps, trainee.spec.validation_guidance,
+            self.cached.conditioning([sample.prompt]), sample.seed, sample.width, sample.height,
+            self.spec.validation_num_inference_steps, self.spec.validation_guidance,
         )  # fmt: skip
-        mixed = trainee.base.dtype != torch.float32
-        with torch.autocast(trainee.base.device.type, trainee.base.dtype, enabled=mixed):
-            picture = trainee.family.render(trainee.denoiser, self._vae, trainee.base, request)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"step-{trainee.step:06d}-{sample.name}{suffix}.png"
+        mixed = self.base.dtype != torch.float32
+        with torch.autocast(self.base.device.type, self.base.dtype, enabled=mixed):
+            picture = self.family.render(self.trainee.part.model, self.vae, self.base, request)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"step-{self.trainee.step:06d}-{sample.name}{suffix}.png"
         picture.save(path)
-        self._publish(path, sample, trainee.step)
+        self._publish(path, sample, self.trainee.step)
 
     def _publish(self, path: Path, sample: Sample, step: int) -> None:
         def report(stored: list[StoredFile]) -> None:
             reference = {k: v for k, v in stored[0].reference().items() if k != "name"}
-            self._reporter.emit("sample", step=step, prompt=sample.prompt, seed=sample.seed, **reference)
+            self.reporter.emit("sample", step=step, prompt=sample.prompt, seed=sample.seed, **reference)
 
-        self._publisher.publish(Publication([OutgoingFile(path, f"samples/{path.name}", "image/png")], report))
+        self.publisher.publish(Publication([OutgoingFile(path, f"samples/{path.name}", "image/png")], report))
 
 
 def _sizes(text: str, side_multiple: int) -> list[tuple[int, int]]:

@@ -5,7 +5,8 @@ from typing import Any, cast
 
 import msgspec
 
-from shared.contracts.training_keys import FieldProblem, bare_key, coerced
+from shared.contracts.training.problems import FieldProblem
+from shared.contracts.training.values import bare_key, coerced
 
 ADVICE = (
     "Set HF_TOKEN (or the provider's credentials) on the machine that trains; a config is kept in the log for ever."

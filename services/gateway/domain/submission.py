@@ -10,9 +10,9 @@ from uuid import UUID
 import msgspec
 
 from services.gateway.domain.config_secrets import secret_problems
-from shared.contracts.dataloader import check_dataloader
 from shared.contracts.job import PRIORITY_NAMES, DatasetRequest, SubmitJob
-from shared.contracts.training_keys import ConfigRejected, FieldProblem, check_config
+from shared.contracts.training.problems import ConfigRejected, FieldProblem
+from shared.contracts.training.spec import check_training
 from shared.problems import Rejected
 
 PRIORITY_WORDS = {word: number for number, word in PRIORITY_NAMES.items()}
@@ -130,12 +130,8 @@ def submit_command(
     if not loaded.config:
         problems.append(FieldProblem(field="config", code="missing", message="the config is empty", advice="Fill it."))
     try:
-        check_config(loaded.config)
-    except ConfigRejected as refusal:
-        problems.extend(refusal.problems)
-    try:
-        specs = check_dataloader(loaded.dataloader)
-        datasets = [DatasetRequest(dataset_id=spec.id, path=spec.instance_data_dir) for spec in specs]
+        checked = check_training(loaded.config, loaded.dataloader)
+        datasets = [DatasetRequest(dataset_id=each.id, path=each.instance_data_dir) for each in checked.datasets]
     except ConfigRejected as refusal:
         problems.extend(refusal.problems)
     if problems := _secrets_first(secret_problems(loaded.config, loaded.dataloader), problems):

@@ -7,7 +7,8 @@ from typing import Any, cast
 import msgspec
 
 from services.gateway.domain.submission import LoadedConfig, check_name
-from shared.contracts.training_keys import ConfigRejected, FieldProblem, bare_key
+from shared.contracts.training.problems import ConfigRejected, FieldProblem
+from shared.contracts.training.values import bare_key
 from shared.problems import Rejected
 
 MAX_FILE_BYTES = 4 * 1024 * 1024

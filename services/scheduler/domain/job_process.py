@@ -51,7 +51,7 @@ from shared.contracts.job import (
     JobTrainingFinished,
     PackedDataset,
 )
-from shared.contracts.training_keys import ALIASES, bare_key, coerced
+from shared.contracts.training.spec import planned_steps
 
 RETRY_LATER = frozenset({"version_conflict", "service_unavailable", "storage_full"})
 """Refusals that say nothing of the request: it is sent again later."""
@@ -239,19 +239,9 @@ def refused(ask: Ask, code: str, detail: str, at: datetime) -> Keep | None:
             return None
 
 
-def max_train_steps(config: dict[str, Any]) -> int | None:
-    """The step count a `--key` config asks for; None when it counts epochs instead."""
-    for given, value in config.items():
-        name = bare_key(given)
-        if ALIASES.get(name, name) == "max_train_steps":
-            steps = coerced(value)
-            return steps if isinstance(steps, int) and steps > 0 else None
-    return None
-
-
 def _reserve(job_id: UUID, event: JobSubmitted) -> Sequence[Outgoing]:
     reserve = ReserveFunds(
-        job_id=job_id, owner=event.account, provider=event.provider, max_train_steps=max_train_steps(event.config)
+        job_id=job_id, owner=event.account, provider=event.provider, max_train_steps=planned_steps(event.config)
     )
     return [Ask(owner=BILLING, command=reserve, purpose="reserve")]
 

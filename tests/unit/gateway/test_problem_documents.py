@@ -14,7 +14,7 @@ from litestar.exceptions import (
 
 from services.gateway.inbound.http import problems
 from services.gateway.inbound.http.problems import Problem, from_config, from_http, from_rejected, from_unavailable
-from shared.contracts.training_keys import ConfigRejected, FieldProblem
+from shared.contracts.training.problems import ConfigRejected, FieldProblem
 from shared.problems import CODES, Rejected, Unavailable
 
 HTTP = Path(problems.__file__).parent

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from services.gateway.outbound.config_files import ConfigFiles
-from shared.contracts.training_keys import ConfigRejected
+from shared.contracts.training.problems import ConfigRejected
 from shared.problems import Rejected
 
 LOADER = [{"id": "a", "type": "local", "instance_data_dir": "/a"}]

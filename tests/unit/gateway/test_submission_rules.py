@@ -19,8 +19,8 @@ from services.gateway.domain.submission import (
     request_digest,
     submit_command,
 )
-from shared.contracts import dataloader, training_keys
-from shared.contracts.training_keys import ConfigRejected
+from shared.contracts.training import datasets, diffusion
+from shared.contracts.training.problems import ConfigRejected
 from shared.problems import Rejected
 
 CONFIG = {"--model_family": "flux", "--model_type": "lora", "--max_train_steps": 10}
@@ -156,8 +156,8 @@ def test_nothing_under_a_secrets_name_is_no_secret() -> None:
 
 
 def test_of_all_known_keys_only_the_token_has_a_secrets_name() -> None:
-    assert [key for key in training_keys.KNOWN_KEYS if is_secret_name(key)] == ["hub_token"]
-    assert not any(is_secret_name(key) for key in dataloader.KNOWN_KEYS)
+    assert [key for key in diffusion.KNOWN_KEYS if is_secret_name(key)] == ["hub_token"]
+    assert not any(is_secret_name(key) for key in datasets.KNOWN_KEYS)
 
 
 @pytest.mark.parametrize(

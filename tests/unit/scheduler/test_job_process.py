@@ -22,7 +22,6 @@ from services.scheduler.domain.job_process import (
     Keep,
     Outgoing,
     answered,
-    max_train_steps,
     react,
     refused,
     share,
@@ -55,6 +54,7 @@ from shared.contracts.job import (
     PackedDataset,
 )
 from shared.contracts.subjects import DURABLES
+from shared.contracts.training.spec import planned_steps
 from tests.unit.scheduler.job_samples import (
     ATTEMPT,
     CANCEL_REQUESTED,
@@ -306,4 +306,4 @@ def test_a_refused_settlement_is_for_a_person_to_look_at() -> None:
     ],
 )
 def test_the_step_count_is_read_in_every_spelling(config: dict[str, Any], steps: int | None) -> None:
-    assert max_train_steps(config) == steps
+    assert planned_steps(config) == steps

@@ -12,7 +12,7 @@ import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException, ValidationException
 
-from shared.contracts.training_keys import ConfigRejected
+from shared.contracts.training.problems import ConfigRejected
 from shared.observability import names
 from shared.problems import CODES, Rejected, Unavailable
 

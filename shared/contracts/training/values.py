@@ -22,3 +22,25 @@ def converted(value: object, kind: Any) -> Any:
         return msgspec.convert(value, kind, strict=False)
     except (msgspec.ValidationError, OverflowError, RecursionError) as error:
         raise ValueError(str(error)) from error
+
+
+def bare_key(given: str) -> str:
+    """`--lora-rank`, `--lora_rank` and `lora_rank` are one key."""
+    return given.lstrip("-").replace("-", "_")
+
+
+def coerced(value: Any) -> Any:
+    """Read what a string says: "true", "1e-4" and "None" are common in configs written by web forms."""
+    if not isinstance(value, str):
+        return value
+    word = value.strip()
+    if word.lower() in {"true", "false"}:
+        return word.lower() == "true"
+    if word.lower() in {"none", "null", ""}:
+        return None
+    for number in (int, float):
+        try:
+            return number(word)
+        except ValueError:
+            continue
+    return word

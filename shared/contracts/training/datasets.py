@@ -4,15 +4,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from shared.contracts.config_values import converted, shown
-from shared.contracts.training_keys import (
-    ConfigRejected,
-    FieldProblem,
-    bare_key,
-    coerced,
-    not_one_value,
-    unknown_key,
-)
+from shared.contracts.training.problems import ConfigRejected, FieldProblem, not_one_value, problem, unknown_key
+from shared.contracts.training.values import bare_key, coerced, converted, shown
 
 
 class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,9 +79,7 @@ def check_dataloader(entries: list[dict[str, Any]]) -> list[DatasetSpec]:
             continue
         values = _single_values(place, values, problems)
         if values.get("id") is not None and str(values["id"]) in seen:
-            problems.append(
-                _problem(f"{place}.id", "duplicate", "this id is used twice", "Give each entry its own id.")
-            )
+            problems.append(problem(f"{place}.id", "duplicate", "this id is used twice", "Give each entry its own id."))
         seen.add(str(values.get("id")))
         if values.get("dataset_type", "image") == "text_embeds":
             continue
@@ -97,7 +88,7 @@ def check_dataloader(entries: list[dict[str, Any]]) -> list[DatasetSpec]:
             datasets.append(dataset)
     if not datasets and not problems:
         message = "no enabled image dataset is listed"
-        problems.append(_problem("dataloader", "missing", message, "Add one entry with dataset_type image."))
+        problems.append(problem("dataloader", "missing", message, "Add one entry with dataset_type image."))
     if problems:
         raise ConfigRejected(problems)
     return datasets
@@ -117,7 +108,7 @@ def _checked_entry(place: str, values: dict[str, Any], problems: list[FieldProbl
             found.append(unknown_key(f"{place}.{name}", name, KNOWN_KEYS))
         elif name in REFUSED and coerced(value) not in (None, False, 0, "", {}, []):
             message = f"{name} is known; this build does not support it"
-            found.append(_problem(f"{place}.{name}", "unsupported", message, "Remove it."))
+            found.append(problem(f"{place}.{name}", "unsupported", message, "Remove it."))
     found.extend(_kind_problems(place, values))
     typed: dict[str, Any] = {}
     for name in _FIELDS.keys() & values.keys():
@@ -129,9 +120,9 @@ def _checked_entry(place: str, values: dict[str, Any], problems: list[FieldProbl
             typed[name] = converted(value, _FIELDS[name].type)
         except ValueError as error:
             message = f"{shown(raw)} does not fit: {error}"
-            found.append(_problem(f"{place}.{name}", "wrong_type", message, "Correct it."))
-    named = {problem.field for problem in problems if problem.field.startswith(f"{place}.")}
-    found.extend(problem for problem in _value_problems(place, typed) if problem.field not in named)
+            found.append(problem(f"{place}.{name}", "wrong_type", message, "Correct it."))
+    named = {each.field for each in problems if each.field.startswith(f"{place}.")}
+    found.extend(each for each in _value_problems(place, typed) if each.field not in named)
     problems.extend(found)
     if found or named:
         return None
@@ -148,17 +139,17 @@ def _kind_problems(place: str, values: dict[str, Any]) -> list[FieldProblem]:
         value = values.get(name)
         if value in others:
             message = f"{value} is known; this build reads {built}"
-            found.append(_problem(f"{place}.{name}", "unsupported", message, f"Use {built}."))
+            found.append(problem(f"{place}.{name}", "unsupported", message, f"Use {built}."))
         elif name != "caption_strategy" and value not in {None, built}:
             message = f"{shown(value)} is not a known {name}"
-            found.append(_problem(f"{place}.{name}", "wrong_type", message, f"Use {built}."))
+            found.append(problem(f"{place}.{name}", "wrong_type", message, f"Use {built}."))
     return found
 
 
 def _value_problems(place: str, typed: dict[str, Any]) -> list[FieldProblem]:
     found: list[FieldProblem] = []
     found.extend(
-        _problem(f"{place}.{name}", "missing", f"{name} is required", f"Set {name}.")
+        problem(f"{place}.{name}", "missing", f"{name} is required", f"Set {name}.")
         for name in ("id", "instance_data_dir")
         if not typed.get(name)
     )
@@ -166,13 +157,9 @@ def _value_problems(place: str, typed: dict[str, Any]) -> list[FieldProblem]:
         value = typed.get(name)
         if value is not None and not low <= value <= high:
             message = f"{value} is outside {low:g} to {high:g}"
-            found.append(_problem(f"{place}.{name}", "out_of_range", message, f"Choose from {low:g} to {high:g}."))
+            found.append(problem(f"{place}.{name}", "out_of_range", message, f"Choose from {low:g} to {high:g}."))
     wants_prompt = typed.get("caption_strategy") == "instanceprompt" or typed.get("only_instance_prompt")
     if wants_prompt and not typed.get("instance_prompt"):
         message = "instanceprompt captions need an instance_prompt"
-        found.append(_problem(f"{place}.instance_prompt", "missing", message, "Set instance_prompt."))
+        found.append(problem(f"{place}.instance_prompt", "missing", message, "Set instance_prompt."))
     return found
-
-
-def _problem(field: str, code: Any, message: str, advice: str) -> FieldProblem:
-    return FieldProblem(field=field, code=code, message=message, advice=advice)

@@ -1,0 +1,143 @@
+# pyright: basic
+"""Prepare a diffusion training: find pictures, cache latents and texts, put the adapter on the denoiser."""
+
+import gc
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shared.contracts.training.diffusion import DiffusionSpec
+from trainer.data.buckets import rule_for
+from trainer.data.cache import TensorCache
+from trainer.data.discover import Picture, discover
+from trainer.data.prepare import CachedTensors, Encoding, cache_latents, cache_texts, fingerprint_of
+from trainer.data.sampler import Sampler
+from trainer.diffusion.task import DiffusionTask
+from trainer.failures import AttemptFailed
+from trainer.families.base_model import fingerprint, locate
+from trainer.families.protocol import BaseModel, Family
+from trainer.families.registry import family_entries, load_family
+from trainer.session import Prepared, Session
+from trainer.train.lora import Adapter
+from trainer.train.precision import Precision
+from trainer.train.trainee import Trainee
+from trainer.validate.render import Renderer, planned_samples, validation_prompts
+
+_DEFAULT_TEXT_LENGTH = 512
+
+
+@dataclass(frozen=True)
+class _Material:
+    """What there is to train on, with everything cached."""
+
+    pictures: list[Picture]
+    cached: CachedTensors
+    vae: Any
+
+
+def prepare(session: Session, precision: Precision) -> Prepared:
+    """Everything up to the first step. Raises AttemptFailed or Superseded."""
+    spec = session.job.training
+    family: Family = load_family(spec.model_family)
+    folder = locate(spec.pretrained_model_name_or_path, spec.revision)
+    base = BaseModel(folder, precision.device, precision.dtype, spec.variant)
+    pictures = _pictures(session, spec, family.side_multiple(base))
+    session.reporter.phase("caching")
+    material = _material(session, spec, family, base, pictures)
+    trainee = _trainee(session, spec, family, base, material, precision)
+    renderer = Renderer(
+        trainee=trainee,
+        spec=spec,
+        family=family,
+        base=base,
+        vae=material.vae,
+        cached=material.cached,
+        samples=planned_samples(spec, family.side_multiple(base)),
+        folder=session.work_dir / "samples",
+        reporter=session.reporter,
+        publisher=session.publisher,
+    )
+    return Prepared(trainee, renderer.render, _facts(spec))
+
+
+def _pictures(session: Session, spec: DiffusionSpec, side_multiple: int) -> list[Picture]:
+    refs = {ref.id: ref for ref in session.job.run.datasets}
+    found: list[Picture] = []
+    for dataset in session.job.datasets:
+        ref = refs.get(dataset.id)
+        if ref is not None and session.fetcher is not None:
+            folder = session.fetcher.dataset(ref, session.work_dir / "datasets")
+        else:
+            folder = Path(dataset.instance_data_dir).expanduser()
+        if not folder.is_dir():
+            message = f"dataset {dataset.id}: there is no folder {dataset.instance_data_dir} on this machine"
+            raise AttemptFailed("bad_data", message, "Upload the dataset with the job, or correct instance_data_dir.")
+        rule = rule_for(spec, dataset, side_multiple)
+        found.extend(discover(dataset, folder, rule, session.reporter))
+    return found
+
+
+def _material(
+    session: Session, spec: DiffusionSpec, family: Family, base: BaseModel, pictures: list[Picture]
+) -> _Material:
+    """Cache texts, then latents; each encoder leaves memory before the next part is loaded."""
+    cache = TensorCache(session.cache_dir)
+    encoding = Encoding(
+        text_id=fingerprint(base.folder, ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")),
+        vae_id=fingerprint(base.folder, ("vae",)),
+        max_length=spec.tokenizer_max_length or _DEFAULT_TEXT_LENGTH,
+        dtype=str(base.dtype),
+    )
+    prompts = [caption for picture in pictures for caption in picture.captions]
+    cache_texts(family, base, encoding, ["", *prompts, *validation_prompts(spec).values()], cache, session.control)
+    gc.collect()
+    vae = family.load_vae(base)
+    usable = cache_latents(
+        family, vae, encoding, pictures, spec.vae_batch_size, cache, session.reporter, session.control
+    )
+    if not validation_prompts(spec):
+        vae = None
+        gc.collect()
+    return _Material(usable, CachedTensors(cache, encoding), vae)
+
+
+def _trainee(
+    session: Session, spec: DiffusionSpec, family: Family, base: BaseModel, material: _Material, precision: Precision
+) -> Trainee:
+    repeats = {dataset.id: dataset.repeats for dataset in session.job.datasets}
+    sampler = Sampler(material.pictures, repeats, spec.train_batch_size, spec.seed, spec.caption_dropout_probability)
+    for sentence in sampler.pruned:
+        session.reporter.warning("bucket_pruned", sentence)
+    updates_per_epoch = sampler.batches_per_epoch / spec.gradient_accumulation_steps
+    total_steps = spec.max_train_steps or math.ceil(spec.num_train_epochs * updates_per_epoch)
+    identity = {
+        "base": fingerprint(base.folder, ("transformer",)),
+        "dataset": fingerprint_of(material.pictures),
+    }
+    denoiser = family.load_denoiser(base)
+    # Seeded here and not earlier: what was loaded or cached before must not change the adapter's first values.
+    torch.manual_seed(spec.seed)
+    noise = torch.Generator().manual_seed(spec.seed)
+    part = Adapter(family, denoiser, spec)
+    if spec.gradient_checkpointing:
+        family.gradient_checkpointing(denoiser)
+    task = DiffusionTask(family, base, part.model, spec, material.pictures, sampler, material.cached, identity)
+    return Trainee(part, task, spec, precision, noise, total_steps)
+
+
+def _facts(spec: DiffusionSpec) -> dict[str, str]:
+    """What other tools read in the file (`modelspec.*`, `ss_*`)."""
+    entry = family_entries()[spec.model_family]
+    return {
+        "modelspec.architecture": f"{entry.architecture}/lora",
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": f"{entry.title} LoRA",
+        "modelspec.resolution": f"{spec.resolution:g}x{spec.resolution:g}",
+        "modelspec.prediction_type": entry.objective,
+        "ss_base_model_version": entry.architecture,
+        "ss_network_dim": str(spec.lora_rank),
+        "ss_network_alpha": f"{spec.effective_lora_alpha:g}",
+    }

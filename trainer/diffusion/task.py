@@ -1,0 +1,61 @@
+# pyright: basic
+"""Teaching a denoiser: pictures in the sampler's order, their cached latents and texts, one loss per batch."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from shared.contracts.training.diffusion import DiffusionSpec
+from trainer.data.discover import Picture
+from trainer.data.prepare import CachedTensors
+from trainer.data.sampler import Sampler, SamplerState
+from trainer.families.protocol import BaseModel, Family
+from trainer.train.objective import Batch, training_loss
+
+
+class DiffusionTask:
+    """`trainer.train.task.Task` for a family's denoiser; `model` is the network with the trained part in it."""
+
+    def __init__(
+        self, family: Family, base: BaseModel, model: Any, spec: DiffusionSpec, pictures: list[Picture],
+        sampler: Sampler, cached: CachedTensors, identity: dict[str, Any],
+    ) -> None:  # fmt: skip
+        self._family, self._base, self._model, self._spec = family, base, model, spec
+        self._pictures, self._sampler, self._cached = pictures, sampler, cached
+        self.identity = identity
+
+    @property
+    def epoch(self) -> int:
+        """The pass over the pictures, counted from 0."""
+        return self._sampler.state.epoch
+
+    def losses(self, micro_batches: int, noise: Generator) -> Iterator[Tensor]:
+        """The mean over all batches of the update, a share each."""
+        for _ in range(micro_batches):
+            yield self._loss(noise) / micro_batches
+
+    def position(self) -> dict[str, Any]:
+        """The sampler's epoch and position."""
+        return {"epoch": self._sampler.state.epoch, "batch": self._sampler.state.position}
+
+    def go_to(self, position: dict[str, Any]) -> None:
+        """Go on from a stored position."""
+        self._sampler.restore(SamplerState(epoch=position["epoch"], position=position["batch"]))
+
+    def load_of_one_batch(self) -> str:
+        """Batch size and resolution."""
+        return f"batch {self._spec.train_batch_size} at resolution {self._spec.resolution:g}"
+
+    def advice_for_less_memory(self) -> str:
+        """Smaller pictures."""
+        return f"Set resolution to {self._spec.resolution * 0.75:g} or lower, or use a machine with more memory."
+
+    def _loss(self, noise: Generator) -> Tensor:
+        latents, conditioning = self._cached.of_visits(self._pictures, self._sampler.next_batch())
+        device, dtype = self._base.device, self._base.dtype
+        moved = {name: tensor.to(device, dtype) for name, tensor in conditioning.items()}
+        batch = Batch(latents.to(device, dtype), moved)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            return training_loss(self._family, self._model, batch, noise, self._spec)
