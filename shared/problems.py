@@ -31,6 +31,7 @@ CODES: dict[str, str] = {
     "not_found": "There is nothing here",
     "job_not_found": "No such job",
     "object_not_found": "No such object",
+    "model_not_found": "No such model",
     "invalid_job_state": "The job's state does not allow this",
     "version_conflict": "Somebody else changed this at the same time",
     "idempotency_key_reused": "The idempotency key belongs to another request",

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
-from services.cli.commands import artifacts, jobs, live, operations, past, submit
+from services.cli.commands import artifacts, jobs, live, models, operations, past, submit
 from services.cli.exit_codes import DONE, INTERRUPTED, USAGE
 from services.cli.failures import CliError
 from services.cli.session import Session
@@ -45,6 +45,7 @@ def make_app() -> App:
     for group in (operations, submit, jobs, live, past):
         group.register(app)
     app.command(artifacts.APP)
+    app.command(models.APP)
     app.register_install_completion_command(add_to_startup=False)  # pyright: ignore[reportUnknownMemberType]
     return app
 

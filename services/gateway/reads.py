@@ -1,5 +1,6 @@
 """Answers about jobs: the view, the log, and the owners who keep what no view holds. Nothing here changes anything."""
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import datetime
@@ -158,6 +159,23 @@ class JobReads:
             return b'{"jobs":[%b],"total":%d}' % (jobs, page.total)
 
         return await self._pages.of((wanted, limit, offset), read)
+
+    async def models(self, *, limit: int, offset: int) -> bytes:
+        """A page of the registry with every answered write in it: `{"models": [ModelBody, ...], "total": 7}`."""
+        await self.wait_for(self.own_writes.position, OWN_WRITES_S)
+        models, total = await self.jobs.models(limit=limit, offset=offset)
+        return b'{"models":[%b],"total":%d}' % (",".join(models).encode(), total)
+
+    async def model(self, name_or_id: str) -> bytes:
+        """One model by its job's id, or the newest of that name. Raises `model_not_found`."""
+        await self.wait_for(self.own_writes.position, OWN_WRITES_S)
+        found = None
+        with contextlib.suppress(ValueError):
+            found = await self.jobs.model(UUID(name_or_id))
+        found = found or await self.jobs.model(name_or_id)
+        if found is None:
+            raise Rejected("model_not_found", "there is no model of that name or id", model=name_or_id)
+        return found.encode()
 
     async def sums(self, days: int) -> Sums:
         """The sums over jobs submitted in the last so many days, today included, with every answered write in them."""

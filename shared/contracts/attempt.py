@@ -83,6 +83,29 @@ class AttemptGpuFaultReported(Event, frozen=True, kw_only=True, tag="attempt.gpu
     reported_at: datetime
 
 
+class AttemptDelivered(Event, frozen=True, kw_only=True, tag="attempt.delivered.v1"):
+    """Files of this run are at a target outside, such as a hub. Beside the training: it says nothing of how that ended.
+
+    `target` names the place without secrets (`hub:ann/digits`), `what` the files: `results`, or `checkpoint-50`.
+    """
+
+    target: str
+    what: str
+    url: str | None
+    files: list[str]
+    delivered_at: datetime
+
+
+class AttemptDeliveryFailed(Event, frozen=True, kw_only=True, tag="attempt.delivery_failed.v1"):
+    """A target outside did not get these files after all tries. What was trained is stored with us all the same."""
+
+    target: str
+    what: str
+    message: str
+    files: list[str]
+    failed_at: datetime
+
+
 class AttemptCancelRequested(Event, frozen=True, kw_only=True, tag="attempt.cancel_requested.v1"):
     """The run must end; its machine is told after this is recorded. Also the first event of one never requested."""
 
@@ -142,6 +165,8 @@ AttemptEvent = (
     | AttemptStarted
     | AttemptCheckpointSaved
     | AttemptGpuFaultReported
+    | AttemptDelivered
+    | AttemptDeliveryFailed
     | AttemptCancelRequested
     | AttemptSucceeded
     | AttemptFailed
@@ -180,7 +205,10 @@ class CancelAttempt(Command, frozen=True, kw_only=True, tag="cancel_attempt"):
 
 
 class ReportMilestone(Command, frozen=True, kw_only=True, tag="report_milestone"):
-    """A trainer's report that changes history: hello, checkpoint, gpu_fault, done or failed, as sent (`ReportLine`)."""
+    """A trainer's report that changes history, as sent (`ReportLine`).
+
+    It is a hello, checkpoint, delivery, gpu_fault, done or failed.
+    """
 
     attempt_id: UUID
     seq: int

@@ -117,6 +117,7 @@ ReportType = Literal[
     "prediction",  # {epoch, step, sample_id, prompt, generated, reference, bleu_score, rouge_score}
     "checkpoint",  # {step, files: [{name, sha256, size_bytes, object_key}]} after its upload
     "artifact",  # {name, object_key, sha256, size_bytes, content_type}
+    "delivery",  # {target, what: results|checkpoint-N, status: delivered|failed, url?, message?, files: [name]}
     "warning",  # {code, message}
     "gpu_fault",  # {kind: GpuFaultKind, gpu, detail, step}
     "command",  # {id, name, outcome: done|unknown, step} after a command was carried out

@@ -26,6 +26,8 @@ EVENT_STORY: dict[str, str] = {
     "attempt.started.v1": "completes",
     "attempt.checkpoint_saved.v1": "saves",
     "attempt.gpu_fault_reported.v1": "breaks",
+    "attempt.delivered.v1": "delivers",
+    "attempt.delivery_failed.v1": "delivers",
     "attempt.cancel_requested.v1": "cancelled_running",
     "attempt.succeeded.v1": "completes",
     "attempt.failed.v1": "fails",

@@ -106,6 +106,9 @@ if plan["end"] == "silent":
     sys.exit(65)
 model = upload("pytorch_lora_weights.safetensors", (spec["attempt_id"] * 2000).encode())
 report("artifact", content_type="application/octet-stream", **model)
+if plan.get("deliver"):
+    report("delivery", target="hub:ann/digits", what="results", status="delivered", url=None, files=[model["name"]])
+    report("delivery", target="s3:backup", what="results", status="failed", message="as planned", files=[model["name"]])
 report("done", steps=first + 10, final_loss=0.25, artifacts=[model], undelivered=[])
 '''
 

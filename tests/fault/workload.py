@@ -41,6 +41,7 @@ WAIT = {"end": "wait"}
 STORIES: dict[str, Story] = {
     "completes": Story(),
     "saves": Story(attempts=({"end": "done", "checkpoint": True},)),
+    "delivers": Story(attempts=({"end": "done", "deliver": True},)),
     "retried": Story(attempts=({"end": "preempted", "checkpoint": True}, {"end": "done", "checkpoint": True})),
     "fails": Story(attempts=({"end": "bad_data"},)),
     "breaks": Story(attempts=({"end": "gpu_fault", "checkpoint": True}, {"end": "done"})),

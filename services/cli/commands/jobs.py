@@ -146,9 +146,19 @@ def _why(job: dict[str, Any]) -> str:
         return str(wait.get("detail") or wait.get("reason") or "")
     if job["status"] in {"pending", "uploading"}:
         return "datasets are being packed" if job["status"] == "uploading" else "waiting for funds"
-    if metadata.get("delivery") == "incomplete":
-        return f"{len(metadata.get('missing') or [])} files never arrived"
+    if job["status"] == "completed" and (problems := metadata.get("delivery_problems")):
+        return "; ".join(str(problem) for problem in problems)
     return ""
+
+
+def _delivered(metadata: dict[str, Any]) -> list[str]:
+    """Where the results are, besides our storage."""
+    deliveries: list[dict[str, Any]] = metadata.get("deliveries") or []
+    return [
+        str(delivery.get("url") or delivery["target"])
+        for delivery in deliveries
+        if delivery["status"] == "delivered" and delivery["what"] == "results"
+    ]
 
 
 def _facts(job: dict[str, Any], queue_position: int | None) -> dict[str, str | None]:
@@ -175,6 +185,8 @@ def _facts(job: dict[str, Any], queue_position: int | None) -> dict[str, str | N
         "cost": dollars(job.get("cost_usd")) or None,
         "artifacts": f"{artifacts['count']} files, {size(artifacts['size_bytes'])}" if artifacts.get("count") else None,
         "missing": ", ".join(metadata.get("missing") or []) or None,
+        "delivered": ", ".join(_delivered(metadata)) or None,
+        "not delivered": "; ".join(metadata.get("delivery_problems") or []) or None,
         "model": job.get("output_url"),
     }
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from services.gateway.domain.view_attempt import AttemptView
+from services.gateway.domain.view_attempt import AttemptView, DeliveryView
 from services.gateway.domain.view_money import cost_micro_usd
 from services.gateway.domain.views import JobView
 
@@ -148,6 +148,8 @@ def _metadata(view: JobView) -> dict[str, Any]:
         "final_loss": facts.final_loss,
         "delivery": facts.delivery,
         "missing": facts.missing,
+        "deliveries": deliveries_of(view),
+        "delivery_problems": delivery_problems(view),
         "artifacts": {
             "count": len(view.artifacts),
             "size_bytes": sum(artifact.size_bytes for artifact in view.artifacts.values()),
@@ -157,6 +159,22 @@ def _metadata(view: JobView) -> dict[str, Any]:
         "cancel_reason": facts.cancel_reason,
         "late_facts": facts.late_facts,
     }
+
+
+def deliveries_of(view: JobView) -> list[dict[str, Any]]:
+    """What came of giving files to targets outside, in the newest run that tried each, oldest first."""
+    newest: dict[str, DeliveryView] = {}
+    for run in view.runs:
+        newest |= run.deliveries
+    told = sorted(newest.values(), key=lambda delivery: (delivery.at, delivery.target, delivery.what))
+    return [{**msgspec.to_builtins(delivery), "at": iso(delivery.at)} for delivery in told]
+
+
+def delivery_problems(view: JobView) -> list[str]:
+    """What did not get where it should go, one sentence each: a job may be completed and have some."""
+    ours = [f"{name} did not reach our storage" for name in view.job.missing]
+    failed = [each for each in deliveries_of(view) if each["status"] == "failed"]
+    return [*ours, *(f"{each['what']} did not reach {each['target']}: {each['message']}" for each in failed)]
 
 
 def attempt_body(attempt: AttemptView) -> dict[str, Any]:

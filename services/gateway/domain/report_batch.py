@@ -8,7 +8,7 @@ from services.gateway.domain.view_attempt import AttemptView
 from shared.contracts.run import MAX_BATCH_BYTES, MAX_BATCH_LINES, ReportLine, TrainerCommand
 from shared.problems import Rejected
 
-MILESTONES = frozenset({"hello", "checkpoint", "gpu_fault", "done", "failed"})
+MILESTONES = frozenset({"hello", "checkpoint", "delivery", "gpu_fault", "done", "failed"})
 _LAST_WORD = {"succeeded": "done", "failed": "failed"}
 
 _line_decoder = msgspec.json.Decoder(ReportLine)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
-LOG_TYPES = ("hello", "phase", "log", "warning", "checkpoint", "gpu_fault", "command", "done", "failed")
+LOG_TYPES = ("hello", "phase", "log", "warning", "checkpoint", "delivery", "gpu_fault", "command", "done", "failed")
 """Report types that have a line in a job's log."""
 
 PROGRESS_TYPES = ("phase", "log", "warning", "metrics")
@@ -62,6 +62,14 @@ def _phase(data: dict[str, Any]) -> str:
     return f"[info] {data.get('phase')}" + (f": {detail}" if detail else "")
 
 
+def _delivery(data: dict[str, Any]) -> str:
+    what, target = data.get("what"), data.get("target")
+    if data.get("status") != "delivered":
+        return f"[warning] {what} not delivered to {target}: {data.get('message')}"
+    url = data.get("url")
+    return f"[info] {what} delivered to {target}" + (f": {url}" if url else "")
+
+
 def _failed(data: dict[str, Any]) -> str:
     advice = data.get("advice")
     return f"[error] {data.get('kind')}: {data.get('message')}" + (f" ({advice})" if advice else "")
@@ -75,6 +83,7 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "checkpoint": lambda data: f"[info] checkpoint saved at step {data.get('step')}",
     "gpu_fault": lambda data: f"[error] GPU {data.get('gpu')} is faulty: {data.get('kind')}: {data.get('detail')}",
     "command": lambda data: f"[info] {data.get('name')} as asked: {data.get('outcome')}",
+    "delivery": _delivery,
     "done": lambda data: f"[info] done after {data.get('steps')} steps",
     "failed": _failed,
 }

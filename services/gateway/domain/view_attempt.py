@@ -13,6 +13,8 @@ from shared.contracts.attempt import (
     AttemptCancelled,
     AttemptCancelRequested,
     AttemptCheckpointSaved,
+    AttemptDelivered,
+    AttemptDeliveryFailed,
     AttemptEvent,
     AttemptFailed,
     AttemptGpuFaultReported,
@@ -27,6 +29,18 @@ from shared.contracts.attempt import (
 
 AttemptState = Literal["requested", "accepted", "running", "succeeded", "failed", "cancelled", "lost"]
 ENDED: frozenset[AttemptState] = frozenset({"succeeded", "failed", "cancelled", "lost"})
+
+
+class DeliveryView(msgspec.Struct, frozen=True, kw_only=True):
+    """What last came of giving some files to a target outside; `message` says why it failed."""
+
+    target: str
+    what: str
+    status: Literal["delivered", "failed"]
+    url: str | None
+    message: str | None
+    files: list[str]
+    at: datetime
 
 
 class AttemptView(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +65,8 @@ class AttemptView(msgspec.Struct, frozen=True, kw_only=True):
     failure: Failure | None = None
     gpu_faults: list[str] = []
     """Of each fault: what it is, of which GPU, and what the driver said."""
+    deliveries: dict[str, DeliveryView] = {}
+    """`what target` -> what last came of it."""
 
     @property
     def ended(self) -> bool:
@@ -58,7 +74,7 @@ class AttemptView(msgspec.Struct, frozen=True, kw_only=True):
         return self.state in ENDED
 
 
-def evolve_attempt(view: AttemptView, event: AttemptEvent) -> AttemptView:
+def evolve_attempt(view: AttemptView, event: AttemptEvent) -> AttemptView:  # noqa: PLR0911 - one arm for each case
     """The attempt after one more event of its stream; an ended one stays as it ended."""
     match event:
         case _ if view.ended:
@@ -69,6 +85,8 @@ def evolve_attempt(view: AttemptView, event: AttemptEvent) -> AttemptView:
             return _beginning(view, event)
         case AttemptCheckpointSaved() | AttemptGpuFaultReported():
             return _middle(view, event)
+        case AttemptDelivered() | AttemptDeliveryFailed():
+            return _with_delivery(view, event)
         case AttemptCancelRequested():
             return replace(view, cancel_requested=True)
         case AttemptSucceeded() | AttemptFailed() | AttemptCancelled() | AttemptLost():
@@ -105,6 +123,20 @@ def _middle(view: AttemptView, event: AttemptCheckpointSaved | AttemptGpuFaultRe
     if isinstance(event, AttemptCheckpointSaved):
         return replace(view, checkpoint_step=event.checkpoint.step)
     return replace(view, gpu_faults=[*view.gpu_faults, f"{event.fault} of GPU {event.gpu}: {event.detail}"])
+
+
+def _with_delivery(view: AttemptView, event: AttemptDelivered | AttemptDeliveryFailed) -> AttemptView:
+    delivered = isinstance(event, AttemptDelivered)
+    told = DeliveryView(
+        target=event.target,
+        what=event.what,
+        status="delivered" if delivered else "failed",
+        url=event.url if delivered else None,
+        message=None if delivered else event.message,
+        files=event.files,
+        at=event.delivered_at if delivered else event.failed_at,
+    )
+    return replace(view, deliveries={**view.deliveries, f"{event.what} {event.target}": told})
 
 
 def _end(view: AttemptView, event: AttemptSucceeded | AttemptFailed | AttemptCancelled | AttemptLost) -> AttemptView:

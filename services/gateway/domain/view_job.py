@@ -7,6 +7,7 @@ from uuid import UUID
 import msgspec
 from msgspec.structs import replace
 
+from services.gateway.domain.training_facts import TrainingFacts, training_facts
 from shared.contracts.job import (
     JobAttemptFailed,
     JobCancelled,
@@ -59,6 +60,7 @@ class JobFacts(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 10
     config_name: str | None = None
     tracker_run_name: str | None = None
+    training: TrainingFacts = TrainingFacts()
     dataset_ids: list[str] = []
     max_attempts: int = 3
     submitted_at: datetime | None = None
@@ -124,6 +126,7 @@ def _before_dispatch(
                 priority=event.priority,
                 config_name=event.config_name,
                 tracker_run_name=event.tracker_run_name,
+                training=training_facts(event),
                 dataset_ids=[dataset.dataset_id for dataset in event.datasets],
                 max_attempts=event.max_attempts,
                 submitted_at=event.submitted_at,

@@ -9,7 +9,7 @@ SUBSCRIPTIONS = (Subscription(durable=GATEWAY_JOBS_VIEW, project=project_jobs, p
 PROJECTIONS = (
     Projection(
         name="jobs_view",
-        tables=("jobs_view", "attempts", "job_sums"),
+        tables=("jobs_view", "attempts", "job_sums", "models"),
         durable=GATEWAY_JOBS_VIEW,
         project=project_jobs,
         project_page=project_page,

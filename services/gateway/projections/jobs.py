@@ -1,4 +1,4 @@
-"""`jobs_view`, `attempts`, `job_sums`: folded by domain/views.py alone, a page of events at a time; their queries."""
+"""`jobs_view`, `attempts`, `job_sums`, `models`: folded by domain/views.py alone, a page of events at a time."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
@@ -11,6 +11,7 @@ import msgspec
 
 from services.gateway.domain.job_body import Status, status_of
 from services.gateway.domain.job_sums import JobSum, SumKey, add_change
+from services.gateway.domain.model_body import ModelBody, model_of
 from services.gateway.domain.view_attempt import AttemptView
 from services.gateway.domain.views import JobView, evolve_job_view
 from shared.contracts import catalogue
@@ -74,6 +75,7 @@ async def project_page(connection: Connection, page: Sequence[RecordedEvent]) ->
         runs = [views[job_id].attempts[attempt_id] for job_id, attempt_id in sorted(attempts)]
         await connection.execute(QUERIES.put_attempts, *_columns(map(_attempt_row, runs)))
     await _move_sums(connection, before, changed)
+    await _register_models(connection, before, changed)
 
 
 async def _move_sums(connection: Connection, before: Mapping[UUID, JobView], changed: Iterable[JobView]) -> None:
@@ -88,6 +90,15 @@ async def _move_sums(connection: Connection, before: Mapping[UUID, JobView], cha
     # A refold cuts its pages elsewhere and never sees some sums that come and go: so none stays when nothing is in it.
     if emptied := [msgspec.structs.astuple(key) for key in moved if sums[key].jobs < 0]:
         await connection.execute(QUERIES.drop_empty_sums, *_columns(emptied))
+
+
+async def _register_models(connection: Connection, before: Mapping[UUID, JobView], changed: Sequence[JobView]) -> None:
+    models = [model for view in changed if (model := model_of(view)) is not None]
+    if models:
+        await connection.execute(QUERIES.put_models, *_columns(map(_model_row, models)))
+    present = {model.model_id for model in models}
+    if gone := [v.job_id for v in changed if str(v.job_id) not in present and model_of(before[v.job_id]) is not None]:
+        await connection.execute(QUERIES.drop_models, gone)
 
 
 def _columns(rows: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
@@ -110,6 +121,10 @@ def _view_row(view: JobView) -> tuple[Any, ...]:
         view.position,
         _encoder.encode(view).decode(),
     )
+
+
+def _model_row(model: ModelBody) -> tuple[Any, ...]:
+    return (UUID(model.model_id), model.name, model.created_at, _encoder.encode(model).decode())
 
 
 def _attempt_row(attempt: AttemptView) -> tuple[Any, ...]:
@@ -149,6 +164,16 @@ class JobsView:
                 row = await self._row(QUERIES.list_of_status, limit, offset, *filters)
         listed, total = row
         return Page([listed[at : at + STAMP_BYTES] for at in range(0, len(listed), STAMP_BYTES)], total)
+
+    async def models(self, *, limit: int, offset: int) -> tuple[list[str], int]:
+        """A page of encoded models, newest first, and how many there are in all."""
+        rows = await self._rows(QUERIES.list_models, limit, offset)
+        return [row["body"] for row in rows], await self._value(QUERIES.count_models)
+
+    async def model(self, name_or_job: str | UUID) -> str | None:
+        """The encoded model of a job, or the newest one of a name."""
+        query = QUERIES.model_of_job if isinstance(name_or_job, UUID) else QUERIES.model_named
+        return await self._value(query, name_or_job)
 
     async def sums(self, since: date) -> dict[SumKey, JobSum]:
         """The sums over jobs submitted on a day or later."""

@@ -23,6 +23,33 @@ FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[]) AS r (at
 ON CONFLICT (attempt_id) DO UPDATE SET
     job_id = excluded.job_id, token_sha256 = excluded.token_sha256, state = excluded.state, view = excluded.view;
 
+-- name: put_models
+-- Stores the models of jobs that completed.
+INSERT INTO models (job_id, name, created_at, body)
+SELECT job_id, name, created_at, body::json
+FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::text[]) AS r (job_id, name, created_at, body)
+ON CONFLICT (job_id) DO UPDATE SET name = excluded.name, created_at = excluded.created_at, body = excluded.body;
+
+-- name: drop_models
+-- Removes the models of jobs that were deleted.
+DELETE FROM models WHERE job_id = ANY($1::uuid[]);
+
+-- name: list_models
+-- Models, newest first.
+SELECT body FROM models ORDER BY created_at DESC, job_id DESC LIMIT $1 OFFSET $2;
+
+-- name: count_models
+-- How many models there are.
+SELECT count(*) FROM models;
+
+-- name: model_of_job
+-- The model that one job made.
+SELECT body FROM models WHERE job_id = $1;
+
+-- name: model_named
+-- The newest model of a name.
+SELECT body FROM models WHERE name = $1 ORDER BY created_at DESC, job_id DESC LIMIT 1;
+
 -- name: add_to_sums
 -- Moves jobs from one sum to another: what they were is taken away, what they are is added.
 INSERT INTO job_sums AS s (day, provider, status, visible, jobs, cost_micro_usd, timed_jobs, duration_ms)

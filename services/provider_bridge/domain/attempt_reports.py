@@ -2,7 +2,7 @@
 
 import math
 from datetime import datetime
-from typing import Any, TypeVar, assert_never
+from typing import Any, Literal, TypeVar, assert_never
 
 import msgspec
 
@@ -17,9 +17,12 @@ from services.provider_bridge.domain.attempt_states import (
     Run,
     Running,
     Starting,
+    delivery_key,
 )
 from shared.contracts.attempt import (
     AttemptCheckpointSaved,
+    AttemptDelivered,
+    AttemptDeliveryFailed,
     AttemptFailed,
     AttemptGpuFaultReported,
     AttemptLateReport,
@@ -42,6 +45,15 @@ class _Done(msgspec.Struct, frozen=True, kw_only=True):
     final_loss: float | None = None
     artifacts: list[ArtifactRef] = []
     undelivered: list[str] = []
+
+
+class _Delivery(msgspec.Struct, frozen=True, kw_only=True):
+    target: str
+    what: str
+    status: Literal["delivered", "failed"]
+    url: str | None = None
+    message: str = "The trainer did not say why."
+    files: list[str] = []
 
 
 class _GpuFault(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +102,9 @@ def _milestone(run: Run, report: ReportMilestone, *, ending: bool) -> list[Event
             checkpoint = _read(report, Checkpoint)
             saved = AttemptCheckpointSaved(checkpoint=checkpoint, saved_at=report.at)
             return [] if checkpoint.step in run.saved_steps else [saved]
+        case "delivery":
+            delivery = _delivery(report)
+            return [] if delivery_key(delivery) in run.deliveries else [delivery]
         case "gpu_fault":
             return _gpu_fault(run, report)
         case "done":
@@ -110,6 +125,15 @@ def _gpu_fault(run: Run, report: ReportMilestone) -> list[Event]:
             fault=fault.kind, gpu=fault.gpu, detail=fault.detail, step=fault.step, reported_at=report.at
         )
     ]
+
+
+def _delivery(report: ReportMilestone) -> AttemptDelivered | AttemptDeliveryFailed:
+    told = _read(report, _Delivery)
+    if told.status == "failed":
+        return AttemptDeliveryFailed(
+            target=told.target, what=told.what, message=told.message, files=told.files, failed_at=report.at
+        )
+    return AttemptDelivered(target=told.target, what=told.what, url=told.url, files=told.files, delivered_at=report.at)
 
 
 def _ended_at(run: Run, report: ReportMilestone) -> datetime:
@@ -147,13 +171,15 @@ def _late(state: Ended, report: ReportMilestone) -> list[Event]:
     return [AttemptLateReport(report_type=report.report_type, at=report.at)]
 
 
-def _is_resent(state: Ended, report: ReportMilestone) -> bool:
+def _is_resent(state: Ended, report: ReportMilestone) -> bool:  # noqa: PLR0911 -- one arm for each case
     """Whether the history already holds this report, so that its arrival after the end is only a lost answer."""
     match report.report_type:
         case "hello":
             return isinstance(state.run, Running)
         case "checkpoint":
             return report.data.get("step") in state.run.saved_steps
+        case "delivery":
+            return delivery_key(_delivery(report)) in state.run.deliveries
         case "gpu_fault":
             return (report.data.get("kind"), report.data.get("gpu")) in state.run.gpu_faults
         case "done":

@@ -6,7 +6,7 @@ Absent -> Forestalled: the cancel came before the request
 """
 
 from datetime import datetime
-from typing import Literal
+from typing import Literal, assert_never
 
 import msgspec
 from msgspec.structs import replace
@@ -16,6 +16,8 @@ from shared.contracts.attempt import (
     AttemptCancelled,
     AttemptCancelRequested,
     AttemptCheckpointSaved,
+    AttemptDelivered,
+    AttemptDeliveryFailed,
     AttemptFailed,
     AttemptGpuFaultReported,
     AttemptLateReport,
@@ -48,6 +50,8 @@ class Live(msgspec.Struct, frozen=True, kw_only=True):
     saved_steps: frozenset[int] = frozenset()
     gpu_faults: frozenset[tuple[str, str]] = frozenset()
     """Fault and GPU."""
+    deliveries: frozenset[str] = frozenset()
+    """What was reported of targets outside, so that a resent report is known."""
 
 
 class Requested(Live, frozen=True, kw_only=True):
@@ -109,6 +113,12 @@ def provider_ref_of(run: Run) -> str | None:
     return run.provider_ref if isinstance(run, Accepted | Running) else None
 
 
+def delivery_key(event: AttemptDelivered | AttemptDeliveryFailed) -> str:
+    """What makes two reports of a delivery the same one: target, files and outcome."""
+    status = "delivered" if isinstance(event, AttemptDelivered) else "failed"
+    return f"{status} {event.what} {event.target}"
+
+
 def evolve(state: AttemptState, event: Event) -> AttemptState:
     """The phase after `event`."""
     match state:
@@ -167,16 +177,24 @@ def _evolve_run(run: Run, event: Event) -> Run:
             return _accepted(run, event)
         case AttemptStarted():
             return _started(run, event)
-        case AttemptCheckpointSaved() | AttemptGpuFaultReported():
+        case AttemptCheckpointSaved() | AttemptGpuFaultReported() | AttemptDelivered() | AttemptDeliveryFailed():
             return _noted(run, event)
         case _:
             return run
 
 
-def _noted(run: Run, event: AttemptCheckpointSaved | AttemptGpuFaultReported) -> Run:
-    if isinstance(event, AttemptCheckpointSaved):
-        return replace(run, saved_steps=run.saved_steps | {event.checkpoint.step})
-    return replace(run, gpu_faults=run.gpu_faults | {(event.fault, event.gpu)})
+def _noted(
+    run: Run, event: AttemptCheckpointSaved | AttemptGpuFaultReported | AttemptDelivered | AttemptDeliveryFailed
+) -> Run:
+    match event:
+        case AttemptCheckpointSaved():
+            return replace(run, saved_steps=run.saved_steps | {event.checkpoint.step})
+        case AttemptGpuFaultReported():
+            return replace(run, gpu_faults=run.gpu_faults | {(event.fault, event.gpu)})
+        case AttemptDelivered() | AttemptDeliveryFailed():
+            return replace(run, deliveries=run.deliveries | {delivery_key(event)})
+        case _:
+            assert_never(event)
 
 
 def _intended(run: Run, event: AttemptStartIntended) -> Run:
@@ -188,6 +206,7 @@ def _intended(run: Run, event: AttemptStartIntended) -> Run:
         owner=run.owner,
         saved_steps=run.saved_steps,
         gpu_faults=run.gpu_faults,
+        deliveries=run.deliveries,
         intent_epoch=event.epoch,
         token_sha256=event.token_sha256,
     )
@@ -202,6 +221,7 @@ def _accepted(run: Run, event: AttemptAccepted) -> Run:
                 owner=run.owner,
                 saved_steps=run.saved_steps,
                 gpu_faults=run.gpu_faults,
+                deliveries=run.deliveries,
                 token_sha256=run.token_sha256,
                 provider_ref=event.provider_ref,
             )
@@ -220,6 +240,7 @@ def _started(run: Run, event: AttemptStarted) -> Run:
         owner=run.owner,
         saved_steps=run.saved_steps,
         gpu_faults=run.gpu_faults,
+        deliveries=run.deliveries,
         token_sha256=run.token_sha256,
         provider_ref=provider_ref_of(run),
         started_at=event.started_at,

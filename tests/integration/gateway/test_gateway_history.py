@@ -165,7 +165,11 @@ async def test_rebuild_gives_byte_equal_rows_in_every_service(site: Site) -> Non
     assert report["equal"] is True
     assert set(report["services"]) == {"storage", "billing", "provider_bridge", "scheduler", "gateway"}
     (view,) = report["services"]["gateway"]["projections"]
-    assert (view["name"], view["rows"], view["equal"]) == ("jobs_view", 3, True)  # the job, its attempt, a sum
+    assert (view["name"], view["rows"], view["equal"]) == (
+        "jobs_view",
+        4,
+        True,
+    )  # the job, its attempt, a sum, its model
     alone = (await site.http.post("/api/v1/admin/rebuild?service=gateway")).json()
     assert list(alone["services"]) == ["gateway"]
 

@@ -35,6 +35,7 @@ STATUS: dict[str, int] = {
     "job_not_found": 404,
     "config_not_found": 404,
     "object_not_found": 404,
+    "model_not_found": 404,
     "method_not_allowed": 405,
     "invalid_job_state": 409,
     "version_conflict": 409,
