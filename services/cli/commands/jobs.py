@@ -141,7 +141,8 @@ def _why(job: dict[str, Any]) -> str:
     """The reason for where the job is, in the words of the event that decided it."""
     metadata = job["metadata"]
     if job.get("error_message"):
-        return str(job["error_message"])
+        failure: dict[str, Any] = metadata.get("failure") or {}
+        return f"{failure['kind']}: {job['error_message']}" if failure else str(job["error_message"])
     if wait := metadata.get("wait"):
         return str(wait.get("detail") or wait.get("reason") or "")
     if job["status"] in {"pending", "uploading"}:
@@ -170,7 +171,8 @@ def _facts(job: dict[str, Any], queue_position: int | None) -> dict[str, str | N
         "status": str(job["status"]),
         "phase": metadata.get("phase"),
         "why": _why(job) or metadata.get("dispatch_reason"),
-        "advice": failure.get("advice") if job["status"] == "failed" else None,
+        "last failure": _last_failure(job["status"], failure),
+        "advice": failure.get("advice"),
         "place in queue": None if queue_position is None else str(queue_position),
         "name": metadata.get("tracker_run_name") or job.get("config_name"),
         "provider": job["provider"],
@@ -207,7 +209,13 @@ def _attempt_rows(attempts: Sequence[dict[str, Any]]) -> list[Sequence[str]]:
 
 def _failure_of(attempt: dict[str, Any]) -> str:
     failure: dict[str, Any] = attempt.get("failure") or {}
-    return str(failure.get("message") or "")
+    told = [f"{failure['kind']}: {failure['message']}"] if failure else []
+    return "; ".join([*told, *(attempt.get("gpu_faults") or [])])
+
+
+def _last_failure(status: str, failure: dict[str, Any]) -> str | None:
+    """Why the attempt before failed, of a job that goes on; one that has failed says it as `why`."""
+    return f"{failure['kind']}: {failure['message']}" if failure and status != "failed" else None
 
 
 def _text(value: object, pattern: str) -> str | None:

@@ -167,3 +167,17 @@ def test_the_api_key_comes_from_the_environment(server: Server, run: Run, monkey
     server.jobs()
     assert run("ps").code == 0
     assert server.asked[0].headers["X-API-Key"] == "stk_secret"
+
+
+def test_a_failed_job_shows_its_kind_of_failure_and_a_retried_one_why(server: Server, run: Run) -> None:
+    failure = {"kind": "out_of_memory", "message": "no room", "advice": "take less"}
+    failed = a_job(ONE, "failed", error_message="no room", metadata={"failure": failure})
+    server.on("GET /api/cloud/jobs", as_json({"jobs": [failed], "total": 1}))
+    assert "out_of_memory: no room" in run("ps").out
+    attempt = {"number": 1, "state": "failed", "provider": "local", "failure": failure, "gpu_faults": ["ecc of GPU 0"]}
+    again = a_job(ONE, "queued", metadata={"failure": failure, "attempts": [attempt]}, queue_position=1)
+    server.on(f"GET /api/v1/jobs/{ONE}", as_json({"job": again, "queue_position": 1}))
+    described = run("describe", ONE).out
+    assert "last failure" in described
+    assert "out_of_memory: no room" in described
+    assert "take less" in described

@@ -6,7 +6,19 @@ from litestar import Litestar
 from litestar.di import Provide
 from litestar.types import ASGIApp
 
-from services.gateway.inbound.http import admin, attempts, events, health, jobs, metrics, models, objects, past, story
+from services.gateway.inbound.http import (
+    admin,
+    attempts,
+    events,
+    health,
+    jobs,
+    metrics,
+    models,
+    objects,
+    past,
+    story,
+    training,
+)
 from services.gateway.inbound.http.docs import openapi_config, openapi_document
 from services.gateway.inbound.http.edge import Edge, HostRule
 from services.gateway.inbound.http.parts import GatewayParts
@@ -32,6 +44,7 @@ def make_litestar(parts: GatewayParts, version: str) -> Litestar:
             objects.DATASETS_ROUTER,
             attempts.ROUTER,
             story.ROUTER,
+            training.ROUTER,
             past.ROUTER,
             models.ROUTER,
             admin.ROUTER,
