@@ -23,6 +23,7 @@ from trainer.families.registry import family_entries, load_family
 from trainer.session import Prepared, Session
 from trainer.train.lora import Adapter
 from trainer.train.precision import Precision
+from trainer.train.speed import make_adapters_lean
 from trainer.train.trainee import Trainee
 from trainer.validate.render import Renderer, planned_samples, validation_prompts
 
@@ -122,6 +123,7 @@ def _trainee(
     torch.manual_seed(spec.seed)
     noise = torch.Generator().manual_seed(spec.seed)
     part = Adapter(family, denoiser, spec)
+    make_adapters_lean(denoiser)
     if spec.gradient_checkpointing:
         family.gradient_checkpointing(denoiser)
     task = DiffusionTask(family, base, part.model, spec, material.pictures, sampler, material.cached, identity)

@@ -34,6 +34,8 @@ def choose_precision(asked_device: str, mixed_precision: str) -> Precision:
 
 def make_deterministic(device: torch.device) -> None:
     """One thread on CPUs (more are slower for small models and change sums) and only repeatable kernels."""
+    # Repeatable kernels write all of what they return: filling it first only takes time, a tenth of a small step.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue] -- by __setattr__
     if device.type == "cpu":
         torch.set_num_threads(1)
         torch.use_deterministic_algorithms(mode=True)

@@ -60,7 +60,8 @@ class Trainee:
         started = time.monotonic()
         rate = learning_rate_at(self.step, self.total_steps, self.spec)
         set_learning_rate(self._optimizer, rate)
-        self.part.model.train()
+        if not self.part.model.training:  # to set the mode takes a walk over all modules
+            self.part.model.train()
         epoch = self.task.epoch
         loss = self._accumulate()
         grad_norm = self._apply_gradients() if math.isfinite(loss) else None
@@ -110,12 +111,12 @@ class Trainee:
         return {**self.part.identity, **self.task.identity}
 
     def _accumulate(self) -> float:
-        """Add the gradients of all micro-batches; returns the update's loss."""
-        total = 0.0
+        """Add the gradients of all micro-batches; returns the update's loss, which a GPU is waited for once."""
+        total = torch.zeros((), device=self.precision.device)
         for loss in self.task.losses(self.spec.gradient_accumulation_steps, self.noise):
             self._scaler.scale(loss).backward()
-            total += loss.item()
-        return total
+            total += loss.detach()
+        return total.item()
 
     def _apply_gradients(self) -> float:
         self._scaler.unscale_(self._optimizer)
