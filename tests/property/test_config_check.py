@@ -50,7 +50,8 @@ def test_any_object_as_dataloader_entry_gives_datasets_or_a_refusal(entries: lis
 
 
 SINGLE = sorted(
-    set(diffusion.DiffusionSpec.__struct_fields__) - {"ignored_keys", "user_prompt_library", "peft_lora_target_modules"}
+    set(diffusion.DiffusionSpec.__struct_fields__)
+    - {"ignored_keys", "delivery", "user_prompt_library", "peft_lora_target_modules"}
 )
 
 

@@ -74,7 +74,7 @@ def test_an_upstream_style_file_parses() -> None:
     assert spec.gradient_checkpointing is True
     assert spec.use_ema is False
     assert spec.lora_alpha is None
-    assert "hub_model_id" in spec.ignored_keys
+    assert (spec.delivery.push_to_hub, spec.delivery.hub_model_id) == (False, "x")
 
 
 @pytest.mark.parametrize("spelling", ["--lora_rank", "lora_rank", "--lora-rank", "lora-rank"])

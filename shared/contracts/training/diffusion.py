@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 
 import msgspec
 
+from shared.contracts.training.delivery import DELIVERY_KEYS, check_delivery
 from shared.contracts.training.diffusion_keys import ALIASES, IGNORED, OTHER_FAMILIES, OTHER_OPTIMIZERS, REFUSED
 from shared.contracts.training.loop import COMMON_LIMITS, CommonSpec, range_problems, steps_or_epochs
 from shared.contracts.training.problems import ConfigRejected, FieldProblem, not_one_value, problem, unknown_key
@@ -64,8 +65,12 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "flow_sigmoid_scale": (0.001, 100),
 }
 
-_FIELDS = {field.name: field for field in msgspec.structs.fields(DiffusionSpec) if field.name != "ignored_keys"}
-KNOWN_KEYS = frozenset(_FIELDS) | IGNORED | frozenset(REFUSED) | frozenset(ALIASES)
+_FIELDS = {
+    field.name: field
+    for field in msgspec.structs.fields(DiffusionSpec)
+    if field.name not in {"ignored_keys", "delivery"}
+}
+KNOWN_KEYS = frozenset(_FIELDS) | DELIVERY_KEYS | IGNORED | frozenset(REFUSED) | frozenset(ALIASES)
 _SIZES = re.compile(r"^\s*[1-9]\d{0,4}(x[1-9]\d{0,4})?(\s*,\s*[1-9]\d{0,4}(x[1-9]\d{0,4})?)*\s*$")
 _JSON_FIELDS = {"peft_lora_target_modules", "user_prompt_library"}
 _TEXT_FIELDS = {
@@ -82,10 +87,11 @@ def check_diffusion(config: dict[str, Any]) -> DiffusionSpec:
     problems: list[FieldProblem] = []
     values: dict[str, Any] = {}
     ignored: list[str] = []
+    delivered: set[str] = set()
     for given, raw in config.items():
         name = ALIASES.get(bare_key(given), bare_key(given))
         value = coerced(raw)
-        if name in values:
+        if name in values or name in delivered:
             problems.append(problem(given, "duplicate", f"{name} is given twice", "Keep one of the spellings."))
         elif name in _FIELDS:
             if isinstance(value, list | dict) and name not in _JSON_FIELDS:
@@ -93,6 +99,8 @@ def check_diffusion(config: dict[str, Any]) -> DiffusionSpec:
                 values[name] = None
             else:
                 values[name] = raw if name in _TEXT_FIELDS and value is not None else value
+        elif name in DELIVERY_KEYS:
+            delivered.add(name)
         elif name in REFUSED:
             problems.extend(_refusal(given, name, value))
         elif name in IGNORED:
@@ -102,12 +110,14 @@ def check_diffusion(config: dict[str, Any]) -> DiffusionSpec:
     problems.extend(_family_problems(values, {each.field for each in problems}))
     problems.extend(_optimizer_problems(values))
     checked = _typed(values, problems)
+    is_plain_lora = checked.get("model_type", "lora") == "lora" and not checked.get("use_dora")
+    delivery = check_delivery(config, family=checked.get("model_family"), plain_lora=is_plain_lora, problems=problems)
     problems.extend(range_problems(checked, _LIMITS))
     problems.extend(_size_problems(checked))
     checked.update(steps_or_epochs(checked, problems))
     if problems:
         raise ConfigRejected(problems)
-    return msgspec.convert({**checked, "ignored_keys": sorted(ignored)}, DiffusionSpec)
+    return msgspec.convert({**checked, "ignored_keys": sorted(ignored), "delivery": delivery}, DiffusionSpec)
 
 
 def _refusal(given: str, name: str, value: object) -> list[FieldProblem]:

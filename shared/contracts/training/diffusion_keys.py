@@ -14,7 +14,7 @@ ALIASES = {
 IGNORED = frozenset(
     """
     output_dir logging_dir cache_dir cache_dir_vae cache_dir_text data_backend_config seed_for_each_device report_to
-    tracker_project_name tracker_run_name hub_model_id model_card_private model_card_note model_card_safe_for_work
+    tracker_project_name tracker_run_name
     webhook_config attention_mechanism fuse_qkv_projections dataloader_prefetch dataloader_prefetch_qlen
     disk_low_threshold disk_low_action compress_disk_cache vae_dtype vae_enable_tiling vae_enable_slicing
     vae_cache_ondemand text_cache_ondemand vae_cache_scan_behaviour offload_during_startup
@@ -26,7 +26,7 @@ IGNORED = frozenset(
     delete_problematic_images skip_file_discovery preserve_data_backend_cache allow_dataset_oversubscription
     model_flavour train_text_encoder_batch_size text_embed_batch_size print_filenames print_sampler_statistics
     metadata_update_interval minimum_image_size override_dataset_config user_prompt_library_path hub_token
-    push_to_hub_background set_grads_to_none data_backend_sampling lora_format_version huber_c huber_schedule
+    set_grads_to_none data_backend_sampling lora_format_version huber_c huber_schedule
     noise_offset noise_offset_probability flux_fast_schedule ema_update_after_step text_encoder_lr crop crop_style
     crop_aspect caption_strategy instance_prompt instance_data_dir gradient_checkpointing_backend validation_size
     i_know_what_i_am_doing accelerator_cache_clear_interval strict_epoch_limit lora_init_step init_lora_step
@@ -41,16 +41,12 @@ _OFF: tuple[object, ...] = (None, False, 0, "", "none", "no")
 
 REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     "lora_type": (("standard", None), "Use lora_type standard; LyCORIS is not built yet."),
-    "lora_format": (("diffusers", None), "Use lora_format diffusers; the file also loads in other tools."),
     "use_dora": (_OFF, "Leave use_dora off."),
     "init_lora": (_OFF, "Start from the base model; starting from an adapter is not built yet."),
     "controlnet": (_OFF, "Leave controlnet off."),
     "control": (_OFF, "Leave control off."),
     "train_text_encoder": (_OFF, "Train the transformer only."),
     "trust_remote_code": (_OFF, "Remote code is never run on a training machine."),
-    "push_to_hub": (_OFF, "Results are delivered through the control plane; publish from there."),
-    "push_checkpoints_to_hub": (_OFF, "Results are delivered through the control plane; publish from there."),
-    "publishing_config": (_OFF, "Results are delivered through the control plane; publish from there."),
     "post_upload_script": (_OFF, "Scripts from a submitted config are never run."),
     "post_checkpoint_script": (_OFF, "Scripts from a submitted config are never run."),
     "base_model_precision": (

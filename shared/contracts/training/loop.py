@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from shared.contracts.training.delivery import DeliverySpec
 from shared.contracts.training.problems import FieldProblem, problem
 
 Scheduler = Literal["constant", "constant_with_warmup", "linear", "cosine", "polynomial"]
@@ -53,6 +54,7 @@ class CommonSpec(msgspec.Struct, frozen=True, kw_only=True):
     disable_benchmark: bool = False
     webhook_reporting_interval: int = 1
     modelspec_comment: str | None = None
+    delivery: DeliverySpec = DeliverySpec()
     ignored_keys: list[str] = []
     """Keys that were given, are known, and change nothing here."""
 
