@@ -1,4 +1,4 @@
-"""Compile `trainer.in` into three hash-locked files: `trainer.txt`, `torch.txt` and `cuda.txt`.
+"""Compile `trainer.in` into four hash-locked files: `trainer.txt`, `torch.txt`, `cuda.txt` and `source.txt`.
 
 `python trainer/lock_env.py --cpu-wheel FILE` (needs `uv` on PATH or beside this interpreter). torch's hashes
 are those of its public wheels plus that of the CPU-only wheel given here; the file names no place to fetch it from.
@@ -12,7 +12,9 @@ import sys
 from pathlib import Path
 
 LOCKS = Path(__file__).parent / "requirements"
-_CUDA_NAME = re.compile(r"^(nvidia-|cuda-|triton\b)")
+_CUDA_NAME = re.compile(r"^(nvidia-(?!ml-py)|cuda-|triton\b)")
+_SOURCE_ONLY = re.compile(r"^rouge-score\b")
+"""Packages without wheels; everything else is installed from wheels alone."""
 _COMPILE = [
     "pip", "compile", "--python-version", "3.11", "--universal", "--generate-hashes", "--no-emit-index-url",
     "--no-header", "--no-annotate", "--quiet",
@@ -31,17 +33,19 @@ def blocks_of(compiled: str) -> list[str]:
 
 
 def main() -> int:
-    """Write the three lock files beside `trainer.in`."""
+    """Write the lock files beside `trainer.in`."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--cpu-wheel", type=Path, required=True)
     options = arguments.parse_args()
     uv = Path(sys.executable).with_name("uv")
     command = [str(uv) if uv.exists() else "uv", *_COMPILE, str(LOCKS / "trainer.in")]
     compiled = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    parts: dict[str, list[str]] = {"trainer.txt": [], "torch.txt": [], "cuda.txt": []}
+    parts: dict[str, list[str]] = {"trainer.txt": [], "torch.txt": [], "cuda.txt": [], "source.txt": []}
     for block in blocks_of(compiled):
         if block.startswith("torch=="):
             parts["torch.txt"].append(f"{block} \\\n    --hash=sha256:{sha256_of(options.cpu_wheel)}")
+        elif _SOURCE_ONLY.match(block):
+            parts["source.txt"].append(block)
         else:
             parts["cuda.txt" if _CUDA_NAME.match(block) else "trainer.txt"].append(block)
     for name, blocks in parts.items():

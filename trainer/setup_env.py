@@ -14,7 +14,8 @@ import venv
 from pathlib import Path
 
 LOCKS = Path(__file__).parent / "requirements"
-_LOCK_NAMES = ("torch.txt", "trainer.txt", "cuda.txt")
+_LOCK_NAMES = ("torch.txt", "trainer.txt", "cuda.txt", "source.txt")
+_WHEELS_ONLY = ("--only-binary", ":all:")
 _STAMP_NAME = "trainer-locks.sha256"
 _ASKS_FOR_CUDA = """
 import importlib.metadata as metadata, json
@@ -32,22 +33,38 @@ def stamp_of_locks() -> str:
     return digest.hexdigest()
 
 
-def install(python: Path, lock_name: str) -> None:
+def install(python: Path, lock_name: str, how: tuple[str, ...] = _WHEELS_ONLY) -> None:
     """Install exactly what one lock file lists; raises CalledProcessError when a hash or a download fails."""
-    options = ["--quiet", "--quiet", "--require-hashes", "--no-deps", "--only-binary", ":all:"]
-    command = [str(python), "-m", "pip", "install", *options, "-r", str(LOCKS / lock_name)]
-    subprocess.run(command, check=True)
+    subprocess.run(_pip_install(python, lock_name, how), check=True)
+
+
+def install_torch(python: Path) -> None:
+    """Install the locked torch: a wheel that lies at hand (pip's find-links) before one that must be downloaded.
+
+    pip alone prefers an index's wheel, since a page states its hash and a folder does not: gigabytes for nothing on a
+    machine that was given a CPU build.
+    """
+    at_hand = _pip_install(python, "torch.txt", (*_WHEELS_ONLY, "--no-index"))
+    if subprocess.run(at_hand, check=False, capture_output=True).returncode != 0:
+        install(python, "torch.txt")
+
+
+def _pip_install(python: Path, lock_name: str, how: tuple[str, ...]) -> list[str]:
+    options = ["--quiet", "--quiet", "--require-hashes", "--no-deps", *how]
+    return [str(python), "-m", "pip", "install", *options, "-r", str(LOCKS / lock_name)]
 
 
 def build(folder: Path) -> None:
     """Create the environment in `folder` and fill it from the locks."""
     venv.create(folder, with_pip=True, clear=True, symlinks=True)
     python = folder / "bin" / "python"
-    install(python, "torch.txt")
+    install_torch(python)
     asked = subprocess.run([str(python), "-c", _ASKS_FOR_CUDA], check=True, capture_output=True, text=True)
     if json.loads(asked.stdout):
         install(python, "cuda.txt")
     install(python, "trainer.txt")
+    # Built with the locked setuptools, and not with whatever an isolated build would fetch.
+    install(python, "source.txt", ("--no-build-isolation",))
     subprocess.run([str(python), "-m", "pip", "check"], check=True)
 
 
