@@ -128,12 +128,16 @@ def _storage(site: Site) -> dict[str, str]:
     }
 
 
+def trainer_python(environ: Mapping[str, str]) -> str:
+    """The Python that has the trainer's packages: BRIDGE_TRAINER_PYTHON, or the one that `just setup-trainer` makes."""
+    return environ.get("BRIDGE_TRAINER_PYTHON", str(REPOSITORY / ".venv-trainer" / "bin" / "python"))
+
+
 def _provider_bridge(site: Site) -> dict[str, str]:
-    trainer_python = str(REPOSITORY / ".venv-trainer" / "bin" / "python")
     return {
         "BRIDGE_GATEWAY_URL": site.gateway_url,
         "BRIDGE_STATE_DIR": str(site.data_dir / "bridge"),
-        "BRIDGE_TRAINER_PYTHON": site.environ.get("BRIDGE_TRAINER_PYTHON", trainer_python),
+        "BRIDGE_TRAINER_PYTHON": trainer_python(site.environ),
         "BRIDGE_TRAINER_DIR": str(REPOSITORY),
     }
 

@@ -1,21 +1,26 @@
-"""`python -m trainer run`: the command line. Secrets come from a file or the environment, never from arguments."""
+"""`python -m trainer`: the command line. Secrets come from a file or the environment, never from arguments."""
 
 import argparse
 import os
 from pathlib import Path
 
 from trainer.control import Control
+from trainer.entry import inference
 from trainer.entry.attempt import Options, run_attempt
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run what the command line says and return the exit code (`shared.contracts.run.ExitCode`)."""
     parsed = _parser().parse_args(arguments)
-    control = Control()
-    control.install_signal_handlers()
-    if parsed.device != "cuda":
+    if getattr(parsed, "device", "auto") != "cuda":
         # More threads make small models slower on a shared CPU and change the order of sums.
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+    return parsed.start(parsed)
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    control = Control()
+    control.install_signal_handlers()
     options = Options(
         spec_path=parsed.spec,
         work_dir=parsed.work_dir.resolve(),
@@ -31,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m trainer", description="Run one fine-tuning attempt.")
+    parser = argparse.ArgumentParser(prog="python -m trainer", description="Fine-tune, and use what came of it.")
     commands = parser.add_subparsers(required=True)
     run = commands.add_parser("run", help="run the attempt that a spec file describes")
     run.add_argument("--spec", type=Path, required=True, help="RunSpec as JSON")
@@ -41,4 +46,6 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--cache-dir", type=Path, help="share latents and text embeddings between attempts")
     run.add_argument("--offline", action="store_true", help="talk to no gateway; outputs stay in the work folder")
     run.add_argument("--drain-s", type=float, help="how long to wait for the gateway at the end (TRAINER_DRAIN_S)")
+    run.set_defaults(start=_run)
+    inference.add_commands(commands)
     return parser

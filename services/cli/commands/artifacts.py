@@ -44,7 +44,7 @@ def ls(job: str, *, session: Session) -> int:
 
     :param job: id of the job, or the beginning of it.
     """
-    found = _artifacts(session, session.job_id(job))
+    found = artifacts_of(session, session.job_id(job))
     if session.terminal.as_json:
         session.terminal.json({"artifacts": found})
         return DONE
@@ -70,19 +70,9 @@ def get(
     :param output: the directory to put them in; it is made if it is not there.
     """
     job_id = session.job_id(job)
-    wanted = _chosen(_artifacts(session, job_id), names)
-    targets = [(file, _target(output, file)) for file in wanted]
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        console=session.terminal.err,
-        disable=not session.terminal.err.is_terminal,
-    ) as bars:
-        for file, target in targets:
-            task = bars.add_task(clean(file.name), total=file.size_bytes)
-            fetch(session, file, target, bars, task)
+    wanted = _chosen(artifacts_of(session, job_id), names)
+    targets = [(file, target_of(output, file)) for file in wanted]
+    fetch_all(session, targets)
     if session.terminal.as_json:
         listed = [
             {"name": file.name, "path": str(path), "size_bytes": file.size_bytes, "sha256": file.sha256}
@@ -93,6 +83,20 @@ def get(
         for _, path in targets:
             session.terminal.line(str(path))
     return DONE
+
+
+def fetch_all(session: Session, targets: Sequence[tuple[Artifact, Path]]) -> None:
+    """Puts every file at its target, with a bar for each on a terminal; what is there whole is left alone."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        console=session.terminal.err,
+        disable=not session.terminal.err.is_terminal,
+    ) as bars:
+        for file, target in targets:
+            fetch(session, file, target, bars, bars.add_task(clean(file.name), total=file.size_bytes))
 
 
 def fetch(session: Session, file: Artifact, target: Path, bars: Progress, task: TaskID) -> None:
@@ -147,7 +151,8 @@ def _go_on(session: Session, file: Artifact, part: Path, bars: Progress, task: T
         raise CliError(f"{part} cannot be written: {error.strerror}") from error
 
 
-def _artifacts(session: Session, job_id: str) -> list[Artifact]:
+def artifacts_of(session: Session, job_id: str) -> list[Artifact]:
+    """Every stored file of a job."""
     listed: list[dict[str, Any]] = session.gateway.get(f"/api/v1/jobs/{job_id}/artifacts")["artifacts"]
     return [msgspec.convert(file, Artifact) for file in listed]
 
@@ -171,7 +176,7 @@ def _fits(file: Artifact, name: str) -> bool:
     return fnmatchcase(file.name, name) or file.name.rpartition("/")[2] == name
 
 
-def _target(output: Path, file: Artifact) -> Path:
+def target_of(output: Path, file: Artifact) -> Path:
     """Where a file goes; a name that leads out of the directory is refused."""
     root = output.absolute()
     target = (root / file.name).resolve()
