@@ -99,4 +99,3 @@ def _submitted(session: Session, job_id: str) -> Mapping[str, Any]:
         if str(event["type"]).startswith("job.submitted."):
             return cast("dict[str, Any]", event["data"])
     raise CliError(f"the log has no submission of job {job_id}")
-

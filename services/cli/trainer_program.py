@@ -28,7 +28,7 @@ def trainer_environment_python(session: Session) -> str:
     if shutil.which(python) is None:
         raise CliError(
             f"this machine has no trainer environment ({python})",
-            advice="Run `just setup-trainer`, or set BRIDGE_TRAINER_PYTHON to a Python that has the trainer's packages.",
+            advice="Run `just setup-trainer`, or set BRIDGE_TRAINER_PYTHON to a Python with the trainer's packages.",
         )
     return python
 

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from trainer.entry.lines import say
 from trainer.failures import AttemptFailed
 from trainer.serve import ollama, vllm
-from trainer.serve.adapter import Adapter, place, placed_name, read_adapter, remove_placed
+from trainer.serve.adapter import Adapter, placed, read_adapter, remove_placed
 from trainer.serve.modelfile import write_modelfile
 
 WATCH_S = 10.0
@@ -63,17 +63,22 @@ def _at_vllm(options: argparse.Namespace, servers: list[vllm.Vllm]) -> None:
     adapter = _adapter(options)
     vllm.check_adapter(adapter, options.max_lora_rank or vllm.HIGHEST_RANK)
     say("stage", text="placing the adapter")
-    placed = place(adapter, options.adapter_dir.resolve(), options.name)
-    path = str(placed)
-    if options.path_on_server:
-        path = str(PurePosixPath(options.path_on_server) / placed_name(adapter, options.name))
-    for server in servers:
-        say("stage", text=f"loading it into {server.url}")
-        say("served", **vllm.register(server, adapter, options.name, path, any_base=options.any_base))
+    with placed(adapter, options.adapter_dir.resolve(), options.name) as folder:
+        path = str(folder)
+        if options.path_on_server:
+            path = str(PurePosixPath(options.path_on_server) / folder.name)
+        _load(servers[0], adapter, options, path)
+    for server in servers[1:]:  # outside: what one of them serves stays where it is
+        _load(server, adapter, options, path)
     while options.watch:
         time.sleep(WATCH_S)
         for server in servers:
             _again_if_lost(server, adapter, options, path)
+
+
+def _load(server: vllm.Vllm, adapter: Adapter, options: argparse.Namespace, path: str) -> None:
+    say("stage", text=f"loading it into {server.url}")
+    say("served", **vllm.register(server, adapter, options.name, path, any_base=options.any_base))
 
 
 def _again_if_lost(server: vllm.Vllm, adapter: Adapter, options: argparse.Namespace, path: str) -> None:
@@ -100,12 +105,11 @@ def _at_ollama(options: argparse.Namespace, server: ollama.Ollama) -> None:
         advice = f"Add --from MODEL, the base as Ollama calls it. It has: {known}."
         raise AttemptFailed("bad_config", "Ollama needs to know which of its models is the base", advice)
     adapter = _adapter(options)
-    placed = place(adapter, options.adapter_dir.resolve(), options.name)
-    modelfile = write_modelfile(placed, options.base, options.name, options.gguf)
-    say("stage", text=f"{modelfile} does the same by hand")
-    told = ollama.register(
-        server, adapter, options.name, options.base, lambda text: say("stage", text=text), options.gguf
-    )
+    with placed(adapter, options.adapter_dir.resolve(), options.name) as folder:
+        modelfile = write_modelfile(folder, options.base, options.name, options.gguf)
+        told = ollama.register(
+            server, adapter, options.name, options.base, lambda text: say("stage", text=text), options.gguf
+        )
     say("served", modelfile=str(modelfile), **told)
 
 

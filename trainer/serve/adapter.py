@@ -3,6 +3,8 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -79,38 +81,27 @@ def read_adapter(folder: Path) -> Adapter:
     return Adapter(folder, config, shapes)
 
 
-def place(adapter: Adapter, root: Path, name: str) -> Path:
-    """Copies the adapter to a folder of its own below `root`, whole or not at all; the same adapter, the same folder.
+@contextmanager
+def placed(adapter: Adapter, root: Path, name: str) -> Generator[Path]:
+    """The adapter in a folder of its own below `root`, whole; the same adapter is in the same folder every time.
 
     The folder's name carries the adapter's version: vLLM keys its prefix cache by an adapter's name and path, so new
     weights under an old path would be answered with what it remembers of the old ones. Anyone may read it, for the
-    server may run as another user.
+    server may run as another user. When the server does not take it, a folder that is new is deleted again.
 
     Raises:
         AttemptFailed: bad_config, when nothing can be written there.
     """
-    target = root / placed_name(adapter, name)
-    if _holds(target, adapter):
-        return target
-    scratch = root / f".{target.name}.part"
+    target = root / f"{path_safe(name)}-{adapter.version}"
+    is_new = not _holds(target, adapter)
+    if is_new:
+        _copy(adapter, target)
     try:
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        for file_name in adapter.digests:
-            shutil.copyfile(adapter.folder / file_name, scratch / file_name)
-            (scratch / file_name).chmod(0o644)
-        scratch.chmod(0o755)
-        shutil.rmtree(target, ignore_errors=True)  # only what is damaged gets here
-        scratch.replace(target)
-    except OSError as error:
-        advice = "Name a folder that can be written and that the server can read with --adapter-dir."
-        raise AttemptFailed("bad_config", f"{target} cannot be written: {error.strerror}", advice) from error
-    return target
-
-
-def placed_name(adapter: Adapter, name: str) -> str:
-    """The folder's name: the served name with what paths do not take replaced, and the version."""
-    return f"{path_safe(name)}-{adapter.version}"
+        yield target
+    except AttemptFailed:
+        if is_new:
+            shutil.rmtree(target)
+        raise
 
 
 def remove_placed(root: Path, name: str) -> None:
@@ -123,6 +114,23 @@ def remove_placed(root: Path, name: str) -> None:
 def path_safe(name: str) -> str:
     """The name as one part of a path."""
     return name.replace("/", "--").replace(":", "--")
+
+
+def _copy(adapter: Adapter, target: Path) -> None:
+    """Whole or not at all: the folder gets its name when everything is in it."""
+    scratch = target.with_name(f".{target.name}.part")
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        for file_name in adapter.digests:
+            shutil.copyfile(adapter.folder / file_name, scratch / file_name)
+            (scratch / file_name).chmod(0o644)
+        scratch.chmod(0o755)
+        shutil.rmtree(target, ignore_errors=True)  # only what is damaged gets here
+        scratch.replace(target)
+    except OSError as error:
+        advice = "Name a folder that can be written and that the server can read with --adapter-dir."
+        raise AttemptFailed("bad_config", f"{target} cannot be written: {error.strerror}", advice) from error
 
 
 def _holds(folder: Path, adapter: Adapter) -> bool:

@@ -178,7 +178,9 @@ def _refused(server: Vllm, response: httpx.Response, path: str) -> AttemptFailed
         case http.HTTPStatus.BAD_REQUEST:
             return AttemptFailed("bad_config", f"vLLM refused: {reason}", "Choose another --name, or --remove first.")
         case http.HTTPStatus.INTERNAL_SERVER_ERROR:
-            advice = f"The engine cannot run this adapter as it was started. To start it: {_START}"
+            if not server.ask("GET", "/health").is_success:
+                return AttemptFailed("unreachable", f"vLLM's engine has stopped: {reason}", "Restart vLLM.")
+            advice = f"Is its base the one that was trained on, and was it started for this adapter? {_START}"
             return AttemptFailed("bad_config", f"vLLM's engine refused the adapter: {reason}", advice)
         case _:
             return server.odd(response)

@@ -47,7 +47,7 @@ def try_(  # noqa: PLR0913 - the options of a command line
 ) -> int:
     """Use a finished LoRA here: draw a picture with it, or let a language model answer.
 
-    What is not said is as the job's own validation pictures had it. Files that were fetched before are not fetched again.
+    What is not said is as the job's own validation pictures had it. What was fetched before is not fetched again.
 
     :param job: id of the job, or the beginning of it.
     :param prompt: what to draw, or what to say to the model.
@@ -103,12 +103,8 @@ def register(app: App) -> None:
 
 
 def _draw(session: Session, python: str, model: Finished, wanted: dict[str, object], target: Path) -> int:
-    facts = [f"job_id={model.job_id}"]
-    arguments = ["render", *_options(wanted), *_options({"lora": model.lora, "output": target.absolute()})]
-    pictures: list[dict[str, Any]] = []
-    for told in _followed(session, python, [*arguments, *(f"--fact={fact}" for fact in facts)]):
-        if told["type"] == "picture":
-            pictures.append({name: value for name, value in told.items() if name != "type"})
+    files: dict[str, object] = {"lora": model.lora, "output": target.absolute(), "fact": f"job_id={model.job_id}"}
+    pictures = _followed(session, python, ["render", *_options({**wanted, **files})], "picture")
     if session.terminal.as_json:
         session.terminal.json({"job_id": model.job_id, "lora": str(model.lora), "pictures": pictures})
         return DONE
@@ -118,11 +114,8 @@ def _draw(session: Session, python: str, model: Finished, wanted: dict[str, obje
 
 
 def _ask(session: Session, python: str, model: Finished, wanted: dict[str, object]) -> int:
-    arguments = ["generate", *_options(wanted), *_options({"adapter": model.lora.parent})]
-    answers: list[dict[str, Any]] = []
-    for told in _followed(session, python, arguments):
-        if told["type"] == "text":
-            answers.append({name: value for name, value in told.items() if name != "type"})
+    options = _options({**wanted, "adapter": model.lora.parent})
+    answers = _followed(session, python, ["generate", *options], "text")
     if session.terminal.as_json:
         session.terminal.json({"job_id": model.job_id, "lora": str(model.lora.parent), "answers": answers})
         return DONE
@@ -135,23 +128,24 @@ def _ask(session: Session, python: str, model: Finished, wanted: dict[str, objec
     return DONE
 
 
-def _followed(session: Session, python: str, arguments: list[str]) -> list[dict[str, Any]]:
-    """Everything the trainer said, with its stages and progress shown on the way."""
-    told: list[dict[str, Any]] = []
+def _followed(session: Session, python: str, arguments: list[str], wanted: str) -> list[dict[str, Any]]:
+    """The lines of one type that the trainer says, without their type; its stages and progress are shown."""
+    found: list[dict[str, Any]] = []
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     err = session.terminal.err
     with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as bars:
         task = bars.add_task("starting", total=None)
         for line in said_by(session, python, arguments):
-            told.append(line)
-            match line["type"]:
+            match line.pop("type"):
                 case "stage":
                     bars.update(task, description=clean(str(line["text"])))
                 case "progress":
                     bars.update(task, description="drawing", completed=line["done"], total=line["total"])
+                case type_ if type_ == wanted:
+                    found.append(line)
                 case _:
                     pass
-    return told
+    return found
 
 
 def _validation(model: Finished) -> dict[str, object]:
