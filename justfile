@@ -116,6 +116,12 @@ test-unit *options: setup
 whatif-month *options: setup
     WHATIF_MONTH_JOBS=10000 {{ python }} -m pytest tests/integration/scheduler/test_whatif_month.py -k "unchanged or other" -q -s {{ options }}
 
+# vLLM for real: build its environment (3.5 GB), then hold our glue and its simulator against it; minutes
+[group('test')]
+serve-real *options: setup
+    {{ python }} -m tests.support.real_vllm
+    REAL_VLLM=1 {{ python }} -m pytest tests/contract/test_vllm_routes.py -q {{ options }}
+
 # Thousands of seeds of the simulation, all services in one process on a virtual clock; --seed N shows one
 [group('test')]
 sim *options: setup

@@ -63,21 +63,18 @@ def serve(  # noqa: PLR0913 - the options of a command line
             f"job {model.job_id} trained a model of pictures; vLLM and Ollama serve language models",
             advice='`tunewright try JOB "a prompt"` draws with it.',
         )
+    at_ollama: dict[str, object | None] = {"ollama": ollama, "from": base, "gguf": gguf.absolute() if gguf else None}
+    at_vllm: dict[str, object | None] = {"path-on-server": path_on_server, "max-lora-rank": max_lora_rank}
     options: dict[str, object | None] = {
         "name": name or _name_of(model),
         "adapter": model.lora.parent if model else None,
         "adapter-dir": (adapter_dir or session.data_dir / "served").absolute(),
-        "path-on-server": path_on_server,
-        "max-lora-rank": max_lora_rank,
-        "from": base,
-        "gguf": gguf.absolute() if gguf else None,
         "key-file": key_file.absolute() if key_file else None,
-        "ollama": ollama,
+        **(at_ollama if ollama else at_vllm),
     }
     flags = {"any-base": any_base, "watch": watch, "remove": remove}
     arguments = [f"--{option}={value}" for option, value in options.items() if value is not None]
-    arguments += [f"--{flag}" for flag, given in flags.items() if given]
-    arguments += [f"--vllm={url}" for url in vllm or []]
+    arguments += [f"--{flag}" for flag, given in flags.items() if given] + [f"--vllm={url}" for url in vllm or []]
     return _follow(session, ["serve", *arguments])
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,30 +20,59 @@ from shared.contracts.training.diffusion import check_diffusion
 from shared.contracts.training.problems import ConfigRejected
 from shared.contracts.training.spec import check_training
 
-Device = Literal["auto", "cpu", "cuda"]
+PICTURES, WORDS = "Pictures:", "Words:"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """What only pictures have; None is as the job's validation had it."""
+
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"], help=f"{PICTURES} the PNG to write.")] = None
+    steps: Annotated[int | None, Parameter(help=f"{PICTURES} denoising steps.")] = None
+    guidance: Annotated[float | None, Parameter(help=f"{PICTURES} how closely to follow the prompt.")] = None
+    width: Annotated[int | None, Parameter(help=f"{PICTURES} in pixels.")] = None
+    height: Annotated[int | None, Parameter(help=f"{PICTURES} in pixels.")] = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """What only language models have."""
+
+    max_tokens: Annotated[int | None, Parameter(help=f"{WORDS} at most this many tokens (256).")] = None
+    temperature: Annotated[float | None, Parameter(help=f"{WORDS} 0, the default, takes the likeliest token.")] = None
+    system: Annotated[str | None, Parameter(help=f"{WORDS} a system message.")] = None
+    raw: Annotated[bool, Parameter(help=f"{WORDS} no chat template; go on where the prompt ends.")] = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Sides:
+    """Which weights are used, and how strongly."""
+
+    weight: Annotated[float, Parameter(help="How strongly the LoRA acts: 0 not at all, 1 as trained.")] = 1.0
+    without: Annotated[bool, Parameter(help="Leave the LoRA out.")] = False
+    compare: Annotated[bool, Parameter(help="Both: the base, and the base with the LoRA.")] = False
+    ema: Annotated[bool, Parameter(help="The moving average of the weights instead of the last ones.")] = False
+
+    @property
+    def word(self) -> str:
+        """As `trainer` calls it."""
+        return "both" if self.compare else "without" if self.without else "with"
 
 
 def try_(  # noqa: PLR0913 - the options of a command line
     job: str,
     prompt: str,
     *,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     seed: int | None = None,
     count: int = 1,
-    weight: float = 1.0,
-    without: bool = False,
-    compare: bool = False,
-    ema: bool = False,
+    sides: Sides | None = None,
+    pictures: Pictures | None = None,
+    words: Words | None = None,
     base: str | None = None,
-    device: Device = "auto",
-    steps: int | None = None,
-    guidance: float | None = None,
-    width: int | None = None,
-    height: int | None = None,
-    max_tokens: int | None = None,
-    temperature: float | None = None,
-    system: str | None = None,
-    raw: bool = False,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
     session: Session,
 ) -> int:
     """Use a finished LoRA here: draw a picture with it, or let a language model answer.
@@ -51,50 +81,23 @@ def try_(  # noqa: PLR0913 - the options of a command line
 
     :param job: id of the job, or the beginning of it.
     :param prompt: what to draw, or what to say to the model.
-    :param output: pictures: the PNG to write; numbered by seed when there are several.
     :param seed: chance; the same seed gives the same result.
-    :param count: how many, of the seeds that follow.
-    :param weight: how strongly the LoRA acts: 0 not at all, 1 as trained.
-    :param without: leave the LoRA out.
-    :param compare: both, the base and the base with the LoRA.
-    :param ema: the moving average of the weights instead of the last ones.
+    :param count: how many, of the seeds that follow; files are numbered by them.
     :param base: the base model's folder or hub id, when it is elsewhere than where the job had it.
     :param device: where to compute.
-    :param steps: pictures: denoising steps.
-    :param guidance: pictures: how closely to follow the prompt.
-    :param width: pictures: in pixels.
-    :param height: pictures: in pixels.
-    :param max_tokens: words: at most this many tokens (256).
-    :param temperature: words: 0, the default, takes the likeliest token every time.
-    :param system: words: a system message.
-    :param raw: words: no chat template; the model goes on where the prompt ends.
     """
-    if without and compare:
+    sides, pictures, words = sides or Sides(), pictures or Pictures(), words or Words()
+    if sides.without and sides.compare:
         raise CliError("give --without or --compare, not both", exit_code=USAGE)
     python = trainer_environment_python(session)
-    model = finished(session, job, average=ema)
-    shared: dict[str, object | None] = {
-        "prompt": prompt,
-        "seed": seed,
-        "count": count,
-        "weight": weight,
-        "sides": "both" if compare else "without" if without else "with",
-        "base": base,
-        "device": device,
-    }
-    of_pictures: dict[str, object | None] = {"steps": steps, "guidance": guidance, "width": width, "height": height}
-    of_words: dict[str, object | None] = {
-        "max-new-tokens": max_tokens,
-        "temperature": temperature,
-        "system": system,
-        "raw": True if raw else None,
-    }
+    model = finished(session, job, average=sides.ema)
+    shared = {"prompt": prompt, "seed": seed, "count": count, "base": base, "device": device}
+    wanted = _given({**shared, "weight": sides.weight, "sides": sides.word})
     if model.kind == "picture":
-        _refuse(of_words, "draws pictures")
-        target = output or Path(f"{model.job_id[:SHORT_ID]}.png")
-        return _draw(session, python, model, {**_validation(model), **_given({**shared, **of_pictures})}, target)
-    _refuse({**of_pictures, "output": output}, "answers in words")
-    return _ask(session, python, model, {**_trained_on(model), **_given({**shared, **of_words})})
+        _refuse(words, "draws pictures")
+        return _draw(session, python, model, wanted, pictures)
+    _refuse(pictures, "answers in words")
+    return _ask(session, python, model, wanted, words)
 
 
 def register(app: App) -> None:
@@ -102,9 +105,12 @@ def register(app: App) -> None:
     app.command(try_, name="try")
 
 
-def _draw(session: Session, python: str, model: Finished, wanted: dict[str, object], target: Path) -> int:
+def _draw(session: Session, python: str, model: Finished, wanted: dict[str, object], options: Pictures) -> int:
+    settings = {**asdict(options), "output": None}
+    target = options.output or Path(f"{model.job_id[:SHORT_ID]}.png")
     files: dict[str, object] = {"lora": model.lora, "output": target.absolute(), "fact": f"job_id={model.job_id}"}
-    pictures = _followed(session, python, ["render", *_options({**wanted, **files})], "picture")
+    everything = {**_validation(model), **wanted, **_given(settings), **files}
+    pictures = _followed(session, python, ["render", *_options(everything)], "picture")
     if session.terminal.as_json:
         session.terminal.json({"job_id": model.job_id, "lora": str(model.lora), "pictures": pictures})
         return DONE
@@ -113,9 +119,15 @@ def _draw(session: Session, python: str, model: Finished, wanted: dict[str, obje
     return DONE
 
 
-def _ask(session: Session, python: str, model: Finished, wanted: dict[str, object]) -> int:
-    options = _options({**wanted, "adapter": model.lora.parent})
-    answers = _followed(session, python, ["generate", *options], "text")
+def _ask(session: Session, python: str, model: Finished, wanted: dict[str, object], options: Words) -> int:
+    settings: dict[str, object | None] = {
+        "max-new-tokens": options.max_tokens,
+        "temperature": options.temperature,
+        "system": options.system,
+        "raw": options.raw or None,
+    }
+    everything = {**_trained_on(model), **wanted, **_given(settings), "adapter": model.lora.parent}
+    answers = _followed(session, python, ["generate", *_options(everything)], "text")
     if session.terminal.as_json:
         session.terminal.json({"job_id": model.job_id, "lora": str(model.lora.parent), "answers": answers})
         return DONE
@@ -193,9 +205,10 @@ def _understood() -> Generator[None]:
         raise CliError("this version does not understand the job's config", places=places) from rejected
 
 
-def _refuse(options: Mapping[str, object | None], why: str) -> None:
+def _refuse(options: Pictures | Words, why: str) -> None:
     """Options of the other kind are mistakes, not wishes to pass over."""
-    given = sorted(f"--{name.replace('max-new', 'max')}" for name, value in options.items() if value is not None)
+    said = {name: value for name, value in asdict(options).items() if value is not None and value is not False}
+    given = [f"--{name.replace('_', '-')}" for name in said]
     if given:
         raise CliError(f"{', '.join(given)} means nothing here: this job's model {why}", exit_code=USAGE)
 

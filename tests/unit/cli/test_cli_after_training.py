@@ -92,8 +92,8 @@ def test_a_picture_is_asked_for_as_the_jobs_own_validation_was(
     asked = options(told)
     wanted = {
         "prompt": "a red seven = 7", "base": "/models/flux", "family": "flux", "seed": "7", "steps": "9",
-        "guidance": "3.5", "width": "64", "height": "32", "text-length": "16", "mixed-precision": "no", "weight": "0.5", "sides": "with",
-        "output": str(tmp_path / "a.png"), "fact": f"job_id={JOB}",
+        "guidance": "3.5", "width": "64", "height": "32", "text-length": "16", "mixed-precision": "no",
+        "weight": "0.5", "sides": "with", "output": str(tmp_path / "a.png"), "fact": f"job_id={JOB}",
     }  # fmt: skip
     assert {name: asked.get(name) for name in wanted} == wanted
     assert Path(asked["lora"]).read_bytes() == b"weights"
