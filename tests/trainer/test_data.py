@@ -14,22 +14,21 @@ from shared.contracts.training.datasets import DatasetSpec
 from trainer.control import Control
 from trainer.data.buckets import BucketRule, Placement, place
 from trainer.data.cache import TensorCache
-from trainer.data.captions import captions_of
 from trainer.data.discover import Picture, discover
 from trainer.data.pictures import open_rgb, placed_pixels, upright_size
 from trainer.data.prepare import CachedTensors, Encoding, cache_latents, cache_texts
-from trainer.data.sampler import Sampler
+from trainer.data.sampler import Plan, Sampler
 from trainer.failures import AttemptFailed
 from trainer.families.flux import FAMILY
 from trainer.families.protocol import BaseModel
 from trainer.report.events import Redactor, Reporter
 from trainer.report.spool import Spool
 
-SMALL = BucketRule(edge=32, edge_type="pixel_area", rounding=2, alignment=8, square=False, corner=False)
+SMALL = BucketRule(edge=32, edge_type="pixel_area", rounding=2, alignment=8)
 
 
-def rule(edge: float = 1024, edge_type: str = "pixel_area", *, square: bool = False) -> BucketRule:
-    return BucketRule(edge=edge, edge_type=edge_type, rounding=2, alignment=64, square=square, corner=False)
+def rule(edge: float = 1024, edge_type: str = "pixel_area", **settings: Any) -> BucketRule:
+    return BucketRule(edge=edge, edge_type=edge_type, rounding=2, alignment=64, **settings)
 
 
 @pytest.mark.parametrize(
@@ -46,11 +45,12 @@ def rule(edge: float = 1024, edge_type: str = "pixel_area", *, square: bool = Fa
         ((1920, 1080), rule(1.0, "area"), (1344, 768)),
         ((1920, 1080), rule(512, "pixel"), (896, 512)),
         ((1080, 1920), rule(512, "pixel"), (512, 896)),
-        ((1920, 1080), rule(square=True), (1024, 1024)),
+        ((1920, 1080), rule(aspect="square"), (1024, 1024)),
     ],
 )
 def test_bucket_sizes(size: tuple[int, int], settings: Any, bucket: tuple[int, int]) -> None:
     placement = place(*size, settings)
+    assert placement is not None
     assert placement.size == bucket
     assert placement.resized[0] >= bucket[0]
     assert placement.resized[1] >= bucket[1]
@@ -97,20 +97,6 @@ def test_every_common_mode_becomes_rgb(tmp_path: Path) -> None:
     pixels = placed_pixels(tmp_path / "rgba.png", Placement((8, 8), (8, 8), (0, 0)))
     assert pixels.shape == (3, 8, 8)
     assert pixels.max() == pixels.min() == 1.0
-
-
-def test_caption_strategies(tmp_path: Path) -> None:
-    path = tmp_path / "a_red__fox.png"
-    path.with_suffix(".txt").write_text("first line\n\n second line \n", encoding="utf-8")
-    spec: dict[str, Any] = {"id": "d", "instance_data_dir": str(tmp_path)}
-    assert captions_of(path, DatasetSpec(**spec, caption_strategy="textfile")) == ["first line", "second line"]
-    whole = DatasetSpec(**spec, caption_strategy="textfile", disable_multiline_split=True)
-    assert captions_of(path, whole) == ["first line\n\n second line"]
-    assert captions_of(path, DatasetSpec(**spec)) == ["a red fox"]
-    prompt = DatasetSpec(**spec, caption_strategy="instanceprompt", instance_prompt="zork")
-    assert captions_of(path, prompt) == ["zork"]
-    prepended = DatasetSpec(**spec, instance_prompt="zork", prepend_instance_prompt=True)
-    assert captions_of(path, prepended) == ["zork a red fox"]
 
 
 @pytest.fixture
@@ -176,12 +162,16 @@ def test_shuffled_epochs_keep_latents_and_captions_together(
         ]
         for picture in pictures
     }
-    sampler = Sampler(pictures, {}, 4, seed=5, dropout=0.0)
-    for _ in range(3 * sampler.batches_per_epoch):
+    sampler = Sampler(pictures, plans(4), seed=5, dropout=0.0)
+    for _ in range(sampler.batches_in(3)):
         latents, conditioning = cached.of_visits(pictures, sampler.next_batch())
         for latent, pooled in zip(latents, conditioning["pooled_prompt_embeds"], strict=True):
             assert torch.equal(truth[latent[None].numpy().tobytes()], pooled)
-    assert sampler.state.epoch == 2
+    assert sampler.state.epoch == 3
+
+
+def plans(batch_size: int, **settings: Any) -> dict[str, Plan]:
+    return {"d": Plan(batch_size, **settings)}
 
 
 def pictures_of(sizes: list[tuple[int, int]], dataset: str = "d") -> list[Picture]:
@@ -193,17 +183,17 @@ def pictures_of(sizes: list[tuple[int, int]], dataset: str = "d") -> list[Pictur
 
 def test_order_is_a_function_of_seed_and_epoch_only() -> None:
     pictures = pictures_of([(32, 32)] * 9 + [(48, 24)] * 5)
-    one, other = (Sampler(pictures, {}, 2, seed=3, dropout=0.2) for _ in range(2))
+    one, other = (Sampler(pictures, plans(2), seed=3, dropout=0.2) for _ in range(2))
     for _ in range(11):
         other.next_batch()
     assert one.batches_of(4) == other.batches_of(4)
     assert one.batches_of(4) != one.batches_of(5)
-    assert one.batches_of(4) != Sampler(pictures, {}, 2, seed=4, dropout=0.2).batches_of(4)
+    assert one.batches_of(4) != Sampler(pictures, plans(2), seed=4, dropout=0.2).batches_of(4)
 
 
 def test_a_batch_never_mixes_sizes_and_each_picture_comes_once_per_epoch() -> None:
     pictures = pictures_of([(32, 32)] * 8 + [(48, 24)] * 4)
-    batches = Sampler(pictures, {}, 4, seed=3, dropout=0.0).batches_of(0)
+    batches = Sampler(pictures, plans(4), seed=3, dropout=0.0).batches_of(0)
     for batch in batches:
         assert len({pictures[visit.picture].placement.size for visit in batch}) == 1
     assert sorted(visit.picture for batch in batches for visit in batch) == list(range(12))
@@ -211,14 +201,14 @@ def test_a_batch_never_mixes_sizes_and_each_picture_comes_once_per_epoch() -> No
 
 def test_a_bucket_too_small_for_a_batch_says_how_many_repeats_would_do() -> None:
     pictures = pictures_of([(32, 32)] * 8 + [(48, 24)] * 3)
-    sampler = Sampler(pictures, {}, 8, seed=3, dropout=0.0)
-    assert sampler.pruned == ["d/48x24 has 3 pictures for batches of 8: set repeats >= 2"]
-    assert not Sampler(pictures, {"d": 2}, 8, seed=3, dropout=0.0).pruned
+    sampler = Sampler(pictures, plans(8), seed=3, dropout=0.0)
+    assert sampler.notes == ["d/48x24 has 3 pictures for batches of 8: set repeats >= 2"]
+    assert not Sampler(pictures, plans(8, repeats=2), seed=3, dropout=0.0).notes
     with pytest.raises(AttemptFailed, match="repeats >= 2"):
-        Sampler(pictures[8:], {}, 8, seed=3, dropout=0.0)
+        Sampler(pictures[8:], plans(8), seed=3, dropout=0.0)
 
 
 def test_dropped_captions_are_about_as_many_as_asked_for() -> None:
-    sampler = Sampler(pictures_of([(32, 32)] * 400), {}, 4, seed=3, dropout=0.25)
+    sampler = Sampler(pictures_of([(32, 32)] * 400), plans(4), seed=3, dropout=0.25)
     dropped = sum(visit.caption is None for batch in sampler.batches_of(0) for visit in batch)
     assert 60 < dropped < 140

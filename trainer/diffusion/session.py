@@ -14,7 +14,7 @@ from trainer.data.buckets import rule_for
 from trainer.data.cache import TensorCache
 from trainer.data.discover import Picture, discover
 from trainer.data.prepare import CachedTensors, Encoding, cache_latents, cache_texts, fingerprint_of
-from trainer.data.sampler import Sampler
+from trainer.data.sampler import Sampler, plan_for
 from trainer.diffusion.task import DiffusionTask
 from trainer.failures import AttemptFailed
 from trainer.families.base_model import fingerprint, locate
@@ -26,8 +26,6 @@ from trainer.train.precision import Precision
 from trainer.train.speed import make_adapters_lean
 from trainer.train.trainee import Trainee
 from trainer.validate.render import Renderer, planned_samples, validation_prompts
-
-_DEFAULT_TEXT_LENGTH = 512
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ def _material(
     encoding = Encoding(
         text_id=fingerprint(base.folder, ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")),
         vae_id=fingerprint(base.folder, ("vae",)),
-        max_length=spec.tokenizer_max_length or _DEFAULT_TEXT_LENGTH,
+        max_length=spec.tokenizer_max_length,
         dtype=str(base.dtype),
     )
     prompts = [caption for picture in pictures for caption in picture.captions]
@@ -108,12 +106,7 @@ def _material(
 def _trainee(
     session: Session, spec: DiffusionSpec, family: Family, base: BaseModel, material: _Material, precision: Precision
 ) -> Trainee:
-    repeats = {dataset.id: dataset.repeats for dataset in session.job.datasets}
-    sampler = Sampler(material.pictures, repeats, spec.train_batch_size, spec.seed, spec.caption_dropout_probability)
-    for sentence in sampler.pruned:
-        session.reporter.warning("bucket_pruned", sentence)
-    updates_per_epoch = sampler.batches_per_epoch / spec.gradient_accumulation_steps
-    total_steps = spec.max_train_steps or math.ceil(spec.num_train_epochs * updates_per_epoch)
+    sampler = _sampler(session, spec, material)
     identity = {
         "base": fingerprint(base.folder, ("transformer",)),
         "dataset": fingerprint_of(material.pictures),
@@ -127,7 +120,29 @@ def _trainee(
     if spec.gradient_checkpointing:
         family.gradient_checkpointing(denoiser)
     task = DiffusionTask(family, base, part.model, spec, material.pictures, sampler, material.cached, identity)
-    return Trainee(part, task, spec, precision, noise, total_steps)
+    return Trainee(part, task, spec, precision, noise, _total_steps(spec, sampler))
+
+
+def _sampler(session: Session, spec: DiffusionSpec, material: _Material) -> Sampler:
+    plans = {dataset.id: plan_for(spec, dataset) for dataset in session.job.datasets if dataset.dataset_type == "image"}
+    sampler = Sampler(
+        [picture for picture in material.pictures if picture.dataset_id in plans],
+        plans,
+        spec.seed,
+        spec.caption_dropout_probability,
+        uniform=spec.data_backend_sampling == "uniform",
+    )
+    for sentence in sampler.notes:
+        session.reporter.warning("bucket_pruned", sentence)
+    return sampler
+
+
+def _total_steps(spec: DiffusionSpec, sampler: Sampler) -> int:
+    """The updates that are asked for; the shorter of steps and epochs where both are."""
+    limits = [spec.max_train_steps] if spec.max_train_steps else []
+    if spec.num_train_epochs:
+        limits.append(math.ceil(sampler.batches_in(spec.num_train_epochs) / spec.gradient_accumulation_steps))
+    return min(limits)
 
 
 def _facts(spec: DiffusionSpec) -> dict[str, str]:

@@ -33,16 +33,18 @@ class DiffusionTask:
 
     def losses(self, micro_batches: int, noise: Generator) -> Iterator[Tensor]:
         """The mean over all batches of the update, a share each."""
+        self._sampler.begin_update()
         for _ in range(micro_batches):
             yield self._loss(noise) / micro_batches
 
     def position(self) -> dict[str, Any]:
-        """The sampler's epoch and position."""
-        return {"epoch": self._sampler.state.epoch, "batch": self._sampler.state.position}
+        """The sampler's epoch, position and number of updates."""
+        state = self._sampler.state
+        return {"epoch": state.epoch, "batch": state.position, "update": state.update}
 
     def go_to(self, position: dict[str, Any]) -> None:
         """Go on from a stored position."""
-        self._sampler.restore(SamplerState(epoch=position["epoch"], position=position["batch"]))
+        self._sampler.restore(SamplerState(position["epoch"], position["batch"], position["update"]))
 
     def load_of_one_batch(self) -> str:
         """Batch size and resolution."""

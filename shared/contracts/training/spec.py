@@ -5,9 +5,9 @@ from typing import Any
 import msgspec
 
 from shared.contracts.training.datasets import DatasetSpec, check_dataloader
-from shared.contracts.training.diffusion import DiffusionSpec, check_diffusion
+from shared.contracts.training.diffusion import DiffusionSpec, check_diffusion, inherited_settings
 from shared.contracts.training.diffusion_keys import ALIASES
-from shared.contracts.training.problems import ConfigRejected, FieldProblem
+from shared.contracts.training.problems import ConfigRejected, FieldProblem, problem
 from shared.contracts.training.values import bare_key, coerced
 
 TrainingSpec = DiffusionSpec
@@ -31,12 +31,23 @@ def check_training(config: dict[str, Any], dataloader: list[dict[str, Any]]) -> 
     except ConfigRejected as rejected:
         problems.extend(rejected.problems)
     try:
-        datasets = check_dataloader(dataloader)
+        datasets = check_dataloader(dataloader, inherited_settings(spec) if spec is not None else None)
     except ConfigRejected as rejected:
         problems.extend(rejected.problems)
+    if spec is not None:
+        problems.extend(_schedule_problems(spec, datasets))
     if spec is None or problems:
         raise ConfigRejected(problems)
     return CheckedTraining(spec=spec, datasets=datasets)
+
+
+def _schedule_problems(spec: TrainingSpec, datasets: list[DatasetSpec]) -> list[FieldProblem]:
+    """An epoch has no fixed length when datasets come and go by steps."""
+    by_step = [each.id for each in datasets if each.start_step > 1 or each.end_step is not None]
+    if not by_step or spec.max_train_steps:
+        return []
+    message = f"the length of an epoch changes with start_step and end_step of {', '.join(by_step)}"
+    return [problem("num_train_epochs", "conflict", message, "Set max_train_steps, and num_train_epochs to 0.")]
 
 
 def planned_steps(config: dict[str, Any]) -> int | None:
