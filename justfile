@@ -28,6 +28,12 @@ setup:
 setup-trainer: setup
     {{ python }} trainer/setup_env.py
 
+# Install the vendors' own programs, which the provider entries are tested against, in .venv-vendors
+[group('set up')]
+setup-vendors: setup
+    [ -x .venv-vendors/bin/python ] || {{ python }} -m venv --without-pip .venv-vendors
+    .venv/bin/uv pip sync --quiet --require-hashes --python .venv-vendors/bin/python requirements/vendors.txt
+
 # Run everything on this machine on one port; options as for `tunewright up`
 [group('run')]
 up *options: setup
@@ -137,11 +143,12 @@ bench *options: setup
 compose-smoke *options: setup
     {{ python }} deploy/docker/smoke.py {{ options }}
 
-# Lock the control plane's and the tests' dependencies anew, with hashes and without addresses
+# Lock the control plane's, the tests' and the vendors' dependencies anew, with hashes and without addresses
 [group('maintain')]
 lock: setup
     {{ compile }} requirements/control-plane.in -o requirements/control-plane.txt
     {{ compile }} -c requirements/control-plane.txt requirements/dev.in -o requirements/dev.txt
+    {{ compile }} requirements/vendors.in -o requirements/vendors.txt
 
 # Remove caches and what the demo made; environments and data directories stay
 [group('maintain')]

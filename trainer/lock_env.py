@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 LOCKS = Path(__file__).parent / "requirements"
-_CUDA_NAME = re.compile(r"^(nvidia-(?!ml-py)|cuda-|triton\b)")
+_CUDA_NAME = re.compile(r"^(nvidia-(?!ml-py)|cuda-|triton\b|bitsandbytes\b)")
 _SOURCE_ONLY = re.compile(r"^rouge-score\b")
 """Packages without wheels; everything else is installed from wheels alone."""
 _COMPILE = [

@@ -23,6 +23,8 @@ from trainer.report.spool import Spool
 
 _log = logging.getLogger("trainer")
 _LAST_TRY_S = 5.0
+_NOTICES_OF_NO_USE = ("torchao", "torch.utils._pytree")
+"""Libraries that warn at import about kernels and interfaces that nobody asked for; their errors still come through."""
 
 
 def _seconds_from(name: str, default_s: float) -> float:
@@ -185,6 +187,8 @@ def _add_log_handlers(reporter: Reporter, redactor: Redactor) -> list[logging.Ha
     console.setFormatter(RedactingFormatter(redactor))
     handlers: list[logging.Handler] = [console, SpoolLogHandler(reporter)]
     logging.getLogger("trainer").setLevel(logging.INFO)
+    for name in _NOTICES_OF_NO_USE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     for handler in handlers:
         logging.getLogger().addHandler(handler)
     return handlers
