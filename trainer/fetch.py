@@ -1,24 +1,20 @@
-"""Bring datasets and checkpoint files to this machine: verified by sha256, unpacked without trusting the archive."""
+"""Bring datasets and checkpoint files to this machine: verified by sha256."""
 
 import hashlib
 import logging
-import shutil
-import tarfile
 import time
 from pathlib import Path, PurePosixPath
 
 import httpx
 
 from shared.contracts.run import DatasetRef, FileRef, ResumePoint
+from trainer.archives import unpack_safely
 from trainer.control import Control
 from trainer.failures import AttemptFailed
 from trainer.files import sha256_of
 from trainer.report.gateway import UNAUTHORISED_STATUS, Backoff, Gateway, is_retryable
 
 _log = logging.getLogger("trainer.fetch")
-_BLOCK_BYTES = 512
-_LARGEST_ARCHIVE_MEMBERS = 2_000_000
-_RETRY_DATASET = "Upload the dataset again and resubmit the job."
 
 
 class ChecksumDiffers(Exception):  # noqa: N818 -- an observation about bytes
@@ -106,47 +102,6 @@ class Fetcher:
             raise ChecksumDiffers("the sha256 differs from the announced one")
         scratch.replace(target)
         return response
-
-
-def unpack_safely(archive: Path, folder: Path) -> None:
-    """Unpack an uncompressed tar of plain files and folders.
-
-    Links, devices, absolute names, names that leave the folder and archives that claim more than they hold are
-    refused with AttemptFailed(bad_data) before anything is written.
-    """
-    try:
-        with tarfile.open(archive, mode="r:") as tar:
-            members = tar.getmembers()
-            _check_members(members, archive.stat().st_size)
-            folder.mkdir(parents=True, exist_ok=True)
-            for member in members:
-                _unpack(tar, member, folder / member.name)
-    except tarfile.TarError as error:
-        raise AttemptFailed("bad_data", f"the dataset archive cannot be read: {error}", _RETRY_DATASET) from error
-
-
-def _unpack(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
-    """One checked member, as a plain file or folder of ours: Debian 12's Python has no extraction filter."""
-    content = None if member.isdir() else tar.extractfile(member)
-    (target if content is None else target.parent).mkdir(parents=True, exist_ok=True)
-    if content is not None:
-        with content, target.open("wb") as file:
-            shutil.copyfileobj(content, file)
-
-
-def _check_members(members: list[tarfile.TarInfo], archive_bytes: int) -> None:
-    if len(members) > _LARGEST_ARCHIVE_MEMBERS:
-        raise AttemptFailed("bad_data", f"the dataset archive lists {len(members)} entries", _RETRY_DATASET)
-    if sum(member.size + _BLOCK_BYTES for member in members) > archive_bytes:
-        raise AttemptFailed("bad_data", "the dataset archive claims more bytes than it holds", _RETRY_DATASET)
-    for member in members:
-        path = PurePosixPath(member.name)
-        if path.is_absolute() or ".." in path.parts or "\\" in member.name:
-            message = f"the dataset archive names a file outside its folder: {member.name!r}"
-            raise AttemptFailed("bad_data", message, _RETRY_DATASET)
-        if not (member.isreg() or member.isdir()):
-            message = f"the dataset archive holds something other than a file: {member.name!r}"
-            raise AttemptFailed("bad_data", message, _RETRY_DATASET)
 
 
 def _plain_name(ref: FileRef) -> str:

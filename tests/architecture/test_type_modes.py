@@ -7,6 +7,11 @@ from tests.support.sources import PRODUCT, ROOT
 LOWER_MODE = re.compile(r"^\s*#\s*pyright:\s*(basic|standard|ignore)\s*$", re.MULTILINE)
 NOT_STRICT = frozenset(
     {
+        "tests/trainer/test_intake.py",
+        "tests/trainer/test_downloads.py",
+        "tests/trainer/test_archives.py",
+        "deploy/replicate/predict.py",
+        "deploy/replicate/train.py",
         "tests/trainer/attempts.py",
         "tests/trainer/conftest.py",
         "tests/trainer/receiver.py",

@@ -51,6 +51,11 @@ class Receiver:
     def __init__(self) -> None:
         self.received = Received()
         self.files: dict[str, bytes] = {}
+        self.redirects: dict[str, str] = {}
+        self.open = False
+        """Files are served without a token."""
+        self.asked: list[Any] = []
+        """Every request for a file."""
         self.token = TOKEN
         self.answer_reports: Callable[[list[ReportLine]], int] = lambda _lines: 200
         self.answer_uploads: Callable[[str], int] = lambda _path: 200
@@ -131,8 +136,15 @@ class Receiver:
         self._reply(request, status, b"{}")
 
     def serve(self, request: Any) -> None:
-        content = self.files.get(unquote(request.path))
-        status = 404 if content is None else 200 if self._authorised(request) else 401
+        self.asked.append(request)
+        path = unquote(request.path).partition("?")[0]
+        if path in self.redirects:
+            request.send_response(302)
+            request.send_header("Location", self.redirects[path])
+            request.end_headers()
+            return
+        content = self.files.get(path)
+        status = 404 if content is None else 200 if self.open or self._authorised(request) else 401
         self._reply(request, status, content or json.dumps({"detail": "not here"}).encode())
 
     def _authorised(self, request: Any) -> bool:

@@ -11,9 +11,10 @@ import pytest
 from receiver import TOKEN, Receiver
 
 from shared.contracts.run import DatasetRef
+from trainer.archives import unpack_safely
 from trainer.control import Control
 from trainer.failures import AttemptFailed
-from trainer.fetch import Fetcher, unpack_safely
+from trainer.fetch import Fetcher
 from trainer.report.gateway import Gateway, Token
 
 

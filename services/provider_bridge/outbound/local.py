@@ -26,6 +26,7 @@ from services.provider_bridge.outbound.local_runner import ALREADY_CLAIMED, CLAI
 from services.provider_bridge.outbound.ports import Capabilities, OurRun, RunView, StaleEpoch, StartRefused, Tag
 from shared.contracts.attempt import Quote
 from shared.contracts.run import RunSpec
+from shared.contracts.trainer_environment import trainer_environment
 from shared.problems import Unavailable
 
 T = TypeVar("T")
@@ -38,36 +39,6 @@ _FORCE_AFTER_S = 10.0
 TRAINER_DRAIN_S = 7 * 24 * 3600
 """How long a trainer that has finished waits for a gateway that is away: an idle process is cheap and a cancel still
 ends it, while a result that was never delivered is trained and charged again."""
-_PASSED_ON = frozenset(
-    {"PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "XDG_CACHE_HOME"}
-)
-_PASSED_ON_PREFIXES = (
-    "LC_",
-    "HF_",
-    "TRANSFORMERS_",
-    "TORCH",
-    "PYTORCH_",
-    "CUDA_",
-    "NVIDIA_",
-    "NCCL_",
-    "ROCR_",
-    "HIP_",
-    "OMP_",
-    "MKL_",
-    "SSL_CERT_",
-    "REQUESTS_CA_",
-    "TRAINER_",
-)
-
-
-def trainer_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """What a trainer may see of the bridge's environment: nothing of ours, no database, no bus, no token."""
-    passed = {
-        name: value
-        for name, value in environ.items()
-        if (name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)) and name != "TRAINER_TOKEN"
-    }
-    return {**passed, "PYTHONUNBUFFERED": "1"}
 
 
 class LocalOptions(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,10 +12,11 @@ from uuid import UUID
 
 import pytest
 
-from services.provider_bridge.outbound.local import TRAINER_DRAIN_S, LocalOptions, LocalProvider, trainer_environment
+from services.provider_bridge.outbound.local import TRAINER_DRAIN_S, LocalOptions, LocalProvider
 from services.provider_bridge.outbound.local_files import AttemptFolder, claim, read_json, write_atomically
 from services.provider_bridge.outbound.local_runner import ALREADY_CLAIMED, CLAIMED, STALE_EPOCH
 from services.provider_bridge.outbound.ports import RunView, StartRefused, Tag
+from shared.contracts.trainer_environment import trainer_environment
 from shared.ids import new_id
 from tests.integration.provider_bridge import stand_in_trainer as stand_in
 
