@@ -1,6 +1,7 @@
 """Hashes and atomic writes of files: used wherever bytes must arrive whole."""
 
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -25,3 +26,21 @@ def write_atomically(path: Path, content: bytes) -> None:
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     scratch.write_bytes(content)
     scratch.replace(path)
+
+
+def settle_header(path: Path) -> None:
+    """Sort the metadata of a safetensors file, in place: its library writes it in an order that differs by process.
+
+    So the same tensors and the same facts are the same bytes. Positions of tensors do not change.
+    """
+    size_field_bytes = 8
+    with path.open("r+b") as stream:
+        length = int.from_bytes(stream.read(size_field_bytes), "little")
+        header = json.loads(stream.read(length))
+        if "__metadata__" not in header:
+            return
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        settled = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
+        if len(settled) == length:
+            stream.seek(size_field_bytes)
+            stream.write(settled)

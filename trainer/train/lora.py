@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from shared.contracts.training.diffusion import DiffusionSpec
 from trainer.failures import AttemptFailed
 from trainer.families.protocol import Family
+from trainer.files import settle_header
 
 LORA_FILE_NAME = "pytorch_lora_weights.safetensors"
 _PREFIX = "transformer."
@@ -64,6 +65,7 @@ class Adapter:
             metadata = {**(stored.metadata() or {}), **facts}
             weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 -- not a dict
         save_file(weights, path, metadata=metadata)
+        settle_header(path)
         return [path]
 
     def read(self, folder: Path) -> dict[str, Tensor]:
