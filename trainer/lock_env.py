@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 LOCKS = Path(__file__).parent / "requirements"
+PINS = Path(__file__).parents[1] / "deploy" / "replicate" / "requirements.txt"
 _CUDA_NAME = re.compile(r"^(nvidia-(?!ml-py)|cuda-|triton\b|bitsandbytes\b)")
 _SOURCE_ONLY = re.compile(r"^rouge-score\b")
 """Packages without wheels; everything else is installed from wheels alone."""
@@ -32,6 +33,12 @@ def blocks_of(compiled: str) -> list[str]:
     return [block.rstrip() for block in re.split(r"\n(?=[A-Za-z0-9])", compiled.strip())]
 
 
+def pins() -> str:
+    """The locked versions without hashes, for Cog: it rewrites torch's line, and hashes are for all or for none."""
+    lines = [line for lock in sorted(LOCKS.glob("*.txt")) for line in lock.read_text(encoding="utf-8").splitlines()]
+    return "".join(f"{line.removesuffix(chr(92)).strip()}\n" for line in lines if re.match(r"[A-Za-z0-9]", line))
+
+
 def main() -> int:
     """Write the lock files beside `trainer.in`."""
     arguments = argparse.ArgumentParser(description=__doc__)
@@ -50,6 +57,7 @@ def main() -> int:
             parts["cuda.txt" if _CUDA_NAME.match(block) else "trainer.txt"].append(block)
     for name, blocks in parts.items():
         (LOCKS / name).write_text("\n".join(blocks) + "\n", encoding="utf-8")
+    PINS.write_text(pins(), encoding="utf-8")
     return 0
 
 

@@ -2,11 +2,14 @@
 
 import argparse
 import os
+import threading
 from pathlib import Path
 
 from trainer.control import Control
 from trainer.entry import inference
 from trainer.entry.attempt import Options, run_attempt
+
+_STANDARD_INPUT = 0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,6 +24,12 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(parsed: argparse.Namespace) -> int:
     control = Control()
     control.install_signal_handlers()
+    if parsed.stop_with_parent:
+        threading.Thread(target=_stop_with_parent, args=(control,), name="parent-watch", daemon=True).start()
+    if parsed.max_run_s is not None:
+        limit = threading.Timer(parsed.max_run_s, control.stop.set)
+        limit.daemon = True
+        limit.start()
     options = Options(
         spec_path=parsed.spec,
         work_dir=parsed.work_dir.resolve(),
@@ -35,6 +44,13 @@ def _run(parsed: argparse.Namespace) -> int:
     return int(run_attempt(options, control))
 
 
+def _stop_with_parent(control: Control) -> None:
+    """Ask for a stop once the other end of standard input is closed, which it is at the latest when the parent dies."""
+    while os.read(_STANDARD_INPUT, 1):
+        pass
+    control.stop.set()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m trainer", description="Fine-tune, and use what came of it.")
     commands = parser.add_subparsers(required=True)
@@ -46,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--cache-dir", type=Path, help="share latents and text embeddings between attempts")
     run.add_argument("--offline", action="store_true", help="talk to no gateway; outputs stay in the work folder")
     run.add_argument("--drain-s", type=float, help="how long to wait for the gateway at the end (TRAINER_DRAIN_S)")
+    run.add_argument("--max-run-s", type=float, help="save, deliver and exit 75 after so many seconds")
+    run.add_argument("--stop-with-parent", action="store_true", help="stop when standard input is closed")
     run.set_defaults(start=_run)
     inference.add_commands(commands)
     return parser
