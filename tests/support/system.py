@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -37,8 +37,9 @@ def await_value(limit_s: float, what: str, probe: Callable[[], T | None]) -> T:
 class System:
     """One embedded Tunewright: a supervisor, Postgres, NATS, the relay and five services, all real processes."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, environ: Mapping[str, str] | None = None) -> None:
         self.home = home
+        self._environ = environ or {}
         self.data_dir = home / "data"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -48,7 +49,7 @@ class System:
     def start(self) -> None:
         """Starts everything and returns when every part is ready."""
         command = [sys.executable, "-m", "services.cli", "up", "--data-dir", self.data_dir, "--port", str(self.port)]
-        env = {**os.environ, "BILLING_LOCAL_MICRO_USD_PER_HOUR": str(PRICE_MICRO_USD_PER_HOUR)}
+        env = {**os.environ, "BILLING_LOCAL_MICRO_USD_PER_HOUR": str(PRICE_MICRO_USD_PER_HOUR), **self._environ}
         with (self.home / "up.log").open("ab") as log:
             self._supervisor = subprocess.Popen(
                 [str(part) for part in command], cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True
