@@ -71,5 +71,6 @@ def test_a_job_is_trained_in_the_vendors_program_and_its_lora_comes_home(
     told = [event["type"] for event in system.history(job_id)]
     assert "attempt.succeeded.v1" in told
     if vendor == "runpod":
-        (ran,) = site.queue.jobs.values()
+        (queued,) = site.queue.jobs
+        ran = site.queue.await_end(queued)
         assert (ran.status, ran.output["exit_code"]) == ("COMPLETED", 0)

@@ -107,6 +107,7 @@ def at_end(environ: Mapping[str, str], code: int) -> None:
     if chosen not in AT_END:
         _log.error("%sAT_END is %r; known are %s", PREFIX, chosen, ", ".join(AT_END))
     if chosen == "terminate-runpod-pod":
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is left to save: whoever ends us may do it at once
         _log.info("the run has ended with %d; ending this pod", code)
         _terminate_pod(environ)
         threading.Event().wait()
