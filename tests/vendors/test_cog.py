@@ -166,3 +166,38 @@ def test_no_secret_is_in_a_file_or_an_upload(trainings: Trainings, trained: dict
     assert trained["status"] == "succeeded"
     assert_nowhere([HUB_TOKEN], trainings.folder)
     assert not [path for path, content in trainings.replicate.files.items() if HUB_TOKEN.encode() in content]
+
+
+@pytest.fixture(scope="module")
+def predictions(replicate: Replicate, tmp_path_factory: pytest.TempPathFactory) -> Generator[httpx.Client]:
+    folder = tmp_path_factory.mktemp("cog-predict")
+    with cog("predict", f"{FOLDER}/predict.py:Predictor", folder, f"{replicate.loopback.url}/drawn/") as client:
+        yield client
+
+
+def as_data(content: bytes) -> str:
+    return f"data:application/x-tar;base64,{base64.b64encode(content).decode()}"
+
+
+def test_a_prediction_draws_with_the_tar_that_the_training_made(
+    predictions: httpx.Client, trained: dict[str, Any], replicate: Replicate
+) -> None:
+    assert trained["status"] == "succeeded"
+    (tar,) = [content for path, content in replicate.files.items() if path.endswith(f"{JOB_ID}.tar")]
+    wish = {"prompt": "a square", "lora": as_data(tar), "num_inference_steps": 2, "width": 32, "height": 32}
+    done = predictions.post("/predictions", json={"input": {**wish, "seed": 3}}).json()
+    assert done["status"] == "succeeded", done
+    (picture,) = [content for path, content in replicate.files.items() if path.startswith("/drawn/")]
+    assert picture.startswith(b"\x89PNG")
+    assert len(done["output"]) == 1
+    assert '"type": "picture"' in done["logs"]
+
+
+def test_a_prediction_without_a_lora_in_its_archive_tells_what_to_give(predictions: httpx.Client) -> None:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("readme.txt"))
+    wish = {"prompt": "x", "lora": as_data(packed.getvalue()), "base_model": "some/base"}
+    done = predictions.post("/predictions", json={"input": wish}).json()
+    assert done["status"] == "failed"
+    assert "the tar that train made" in done["error"]
