@@ -73,7 +73,7 @@ check: lint types imports
 
 # Everything: environments, checks, the tests of the parts beside the trainer's, then the whole system
 [group('test')]
-test: setup setup-trainer check && test-system
+test: setup setup-trainer check && test-vendors test-system
     #!/usr/bin/env bash
     set -euo pipefail
     report=$(mktemp)
@@ -85,12 +85,17 @@ test: setup setup-trainer check && test-system
 # The tests of the parts: units, properties, contracts, and services on real Postgres and NATS; three workers
 [group('test')]
 test-parts *options: setup
-    {{ python }} -m pytest tests --ignore=tests/trainer --ignore=tests/acceptance -n 3 --dist loadfile -q {{ options }}
+    {{ python }} -m pytest tests --ignore=tests/trainer --ignore=tests/vendors --ignore=tests/acceptance -n 3 --dist loadfile -q {{ options }}
 
 # The whole system as a person runs it, with real training
 [group('test')]
-test-system *options: setup setup-trainer
+test-system *options: setup setup-trainer setup-vendors
     {{ python }} -m pytest tests/acceptance -q {{ options }}
+
+# The provider entries under the vendors' own programs, on loopback; two workers
+[group('test')]
+test-vendors *options: setup setup-trainer setup-vendors
+    {{ python }} -m pytest tests/vendors -n 2 --dist loadfile -q {{ options }}
 
 # The trainer's own tests, in its environment
 [group('test')]
@@ -149,6 +154,7 @@ lock: setup
     {{ compile }} requirements/control-plane.in -o requirements/control-plane.txt
     {{ compile }} -c requirements/control-plane.txt requirements/dev.in -o requirements/dev.txt
     {{ compile }} requirements/vendors.in -o requirements/vendors.txt
+    {{ compile }} -c requirements/vendors.txt deploy/runpod/requirements.in -o deploy/runpod/requirements.txt
 
 # Remove caches and what the demo made; environments and data directories stay
 [group('maintain')]
