@@ -1,5 +1,6 @@
 """A finished job's model, brought here: its LoRA fetched whole and kept, and what the job's config says of it."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, cast
@@ -59,12 +60,24 @@ def finished(session: Session, job: str, *, average: bool = False) -> Finished:
     return Finished(
         job_id=job_id,
         name=str(submitted.get("tracker_run_name") or ""),
-        kind="text" if PurePosixPath(weights.name).name == ADAPTER_FILE else "picture",
+        kind=_kind(target_of(root, weights)),
         lora=target_of(root, weights),
         sha256=weights.sha256,
         config=cast("dict[str, Any]", submitted["config"]),
         dataloader=cast("list[dict[str, Any]]", submitted["dataloader"]),
     )
+
+
+def _kind(lora: Path) -> Literal["picture", "text"]:
+    """Diffusers' own layout is for pictures; PEFT's says itself what it is for (PixArt has it too)."""
+    if lora.name == PICTURES_FILE:
+        return "picture"
+    try:
+        stated: object = json.loads((lora.parent / ADAPTER_CONFIG).read_bytes())
+    except ValueError as error:
+        raise CliError(f"the job's {ADAPTER_CONFIG} is not JSON: {error}") from error
+    task = cast("dict[str, object]", stated).get("task_type") if isinstance(stated, dict) else None
+    return "text" if task == "CAUSAL_LM" else "picture"
 
 
 def _weights(files: Sequence[Artifact], *, average: bool) -> Artifact:

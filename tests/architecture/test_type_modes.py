@@ -35,6 +35,7 @@ NOT_STRICT = frozenset(
         "trainer/diffusion/session.py",
         "trainer/diffusion/task.py",
         "trainer/digits.py",
+        "trainer/entry/adapter_weight.py",
         "trainer/entry/generate.py",
         "trainer/entry/publication.py",
         "trainer/entry/render.py",

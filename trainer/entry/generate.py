@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from trainer.entry.adapter_weight import scale_adapter
 from trainer.entry.lines import say
 from trainer.failures import AttemptFailed
 from trainer.families.libraries import quieten_libraries
@@ -91,10 +91,7 @@ def _adapted(model: Any, question: Question) -> Any:
         message = f"the adapter does not fit {question.base}: {str(error).splitlines()[0]}"
         advice = "Is this the base that it was trained on? --base names another."
         raise AttemptFailed("bad_data", message, advice) from error
-    if question.weight != 1.0:
-        for layer in adapted.modules():
-            if isinstance(layer, LoraLayer):
-                layer.scale_layer(question.weight)
+    scale_adapter(adapted, question.weight)
     return adapted
 
 

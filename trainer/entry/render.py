@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from peft import PeftModel
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from trainer import __version__
+from trainer.entry.adapter_weight import scale_adapter
 from trainer.entry.lines import say
 from trainer.failures import AttemptFailed
 from trainer.families.base_model import locate
@@ -21,6 +23,7 @@ from trainer.files import sha256_of
 from trainer.train.precision import choose_precision
 
 _ADAPTER = "tuned"
+_STEPS = "num_inference_steps"
 _SHORT_HASH = 10
 
 
@@ -82,18 +85,23 @@ class _Drawing:
         self._pipeline, self._wish, self._total, self._done = pipeline, wish, total, 0
         self._lora_sha256 = sha256_of(wish.lora) if wish.lora is not None and wish.with_lora else None
         accepted = inspect.signature(pipeline.__call__).parameters
+        # Qwen-Image calls guidance otherwise, and needs a negative prompt for it: its guidance_scale, by default None,
+        # is for distilled models.
+        is_true = "guidance_scale" in accepted and accepted["guidance_scale"].default is None
+        self._guidance_name = "true_cfg_scale" if is_true else "guidance_scale"
         wanted = {
-            "num_inference_steps": wish.steps,
-            "guidance_scale": wish.guidance,
+            _STEPS: wish.steps,
+            self._guidance_name: wish.guidance,
+            "negative_prompt": " " if is_true else None,
             "width": wish.width,
             "height": wish.height,
             "max_sequence_length": wish.text_length,
+            "use_resolution_binning": False,  # the size is drawn as asked, not the nearest of a table
+            "text_encoder_out_layers": _layers_read(pipeline) if "text_encoder_out_layers" in accepted else None,
             "callback_on_step_end": self._say_step,
         }
         self._given = {name: value for name, value in wanted.items() if value is not None and name in accepted}
-        defaults = {
-            name: accepted[name].default for name in ("num_inference_steps", "guidance_scale") if name in accepted
-        }
+        defaults = {name: accepted[name].default for name in (_STEPS, self._guidance_name) if name in accepted}
         self._settings = {**defaults, **self._given}
 
     def draw(self, seed: int, *, with_lora: bool) -> None:
@@ -106,8 +114,8 @@ class _Drawing:
             "prompt": self._wish.prompt,
             "base": self._wish.base,
             "seed": seed,
-            "steps": self._settings.get("num_inference_steps"),
-            "guidance": self._settings.get("guidance_scale"),
+            "steps": self._settings.get(_STEPS),
+            "guidance": self._settings.get(self._guidance_name),
             "width": picture.width,
             "height": picture.height,
             "lora_sha256": lora_sha256,
@@ -133,6 +141,12 @@ class _Drawing:
         return tensors
 
 
+def _layers_read(pipeline: Any) -> tuple[int, int, int]:
+    """FLUX.2 reads its text encoder at a quarter, half and three quarters of its depth, as in training."""
+    depth: int = pipeline.text_encoder.config.num_hidden_layers
+    return depth // 4, depth // 2, 3 * depth // 4
+
+
 def _pipeline(folder: Path, dtype: torch.dtype, wish: Wish) -> Any:
     try:
         pipeline: Any = DiffusionPipeline.from_pretrained(
@@ -151,6 +165,9 @@ def _load_lora(pipeline: Any, wish: Wish) -> None:
         raise AttemptFailed("bad_config", "there is no LoRA", "Name its file with --lora.")
     advice = "Is this the base that the LoRA was trained on? --base names another."
     try:
+        if not hasattr(pipeline, "load_lora_weights"):
+            pipeline.transformer = _with_peft(pipeline.transformer, wish.lora.parent, wish.weight)
+            return
         pipeline.load_lora_weights(str(wish.lora), adapter_name=_ADAPTER)
     except (ValueError, RuntimeError, OSError, KeyError) as error:
         message = f"{wish.lora.name} does not fit {wish.base}: {str(error).splitlines()[0]}"
@@ -159,6 +176,13 @@ def _load_lora(pipeline: Any, wish: Wish) -> None:
         message = f"{wish.lora.name} has no weights for any layer of {wish.base}"
         raise AttemptFailed("bad_data", message, advice)
     pipeline.set_adapters([_ADAPTER], [wish.weight])
+
+
+def _with_peft(network: Any, folder: Path, weight: float) -> Any:
+    """PixArt's pipeline has no LoRA loader; its LoRAs are PEFT folders."""
+    adapted = PeftModel.from_pretrained(network, folder, adapter_name=_ADAPTER).eval()
+    scale_adapter(adapted, weight)
+    return adapted
 
 
 def _numbered(wish: Wish, seed: int, *, with_lora: bool) -> Path:

@@ -131,6 +131,21 @@ def test_a_language_model_answers_in_words(
     assert "--steps means nothing here: this job's model answers in words" in wrong.err
 
 
+def test_a_peft_folder_that_is_not_for_words_is_drawn_with(
+    server: Server, run: Run, told: Path, tmp_path: Path
+) -> None:
+    write_adapter(tmp_path / "pixart", base="x", task_type=None)
+    finished(server, {path.name: path.read_bytes() for path in (tmp_path / "pixart").iterdir()})
+    ended = run("try", JOB, "x", "--steps", "3")
+    assert ended.code == 0, ended.err
+    asked = options(told)
+    assert asked["steps"] == "3"
+    assert sorted(path.name for path in Path(asked["lora"]).parent.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+
+
 @pytest.mark.parametrize(
     ("files", "status", "said"),
     [
