@@ -152,6 +152,7 @@ def test_a_peft_folder_that_is_not_for_words_is_drawn_with(
         ({PICTURES: b"w"}, "running", "is running; it has no finished model"),
         ({"model.safetensors": b"w"}, "completed", "model.safetensors"),
         ({}, "completed", "the job delivered no LoRA"),
+        ({f"checkpoint-5/{PICTURES}": b"w"}, "completed", "the job delivered no LoRA"),
         ({"adapter_model.safetensors": b"w"}, "completed", "without its adapter_config.json"),
     ],
 )
