@@ -18,7 +18,7 @@ from trainer.data.discover import Picture
 from trainer.data.pictures import UNREADABLE, placed_pixels
 from trainer.data.sampler import Visit
 from trainer.failures import AttemptFailed
-from trainer.families.protocol import BaseModel, Conditioning, Family
+from trainer.families.protocol import BaseModel, Conditioning, Family, collated
 from trainer.report.events import Reporter
 
 _log = logging.getLogger("trainer.data")
@@ -58,8 +58,7 @@ class CachedTensors:
 
     def conditioning(self, prompts: list[str]) -> Conditioning:
         """Embeddings with the prompts as first axis."""
-        loaded = [self._load(self._encoding.text_key(prompt)) for prompt in prompts]
-        return {name: torch.stack([entry[name] for entry in loaded]) for name in loaded[0]}
+        return collated([self._load(self._encoding.text_key(prompt)) for prompt in prompts])
 
     def of_visits(self, pictures: list[Picture], visits: list[Visit]) -> tuple[Tensor, Conditioning]:
         """Latents and conditioning of one batch: picture and caption come from the same visit, always."""

@@ -3,7 +3,7 @@
 
 import gc
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from trainer.data.prepare import CachedTensors, Encoding, cache_latents, cache_t
 from trainer.data.sampler import Sampler, plan_for
 from trainer.diffusion.task import DiffusionTask
 from trainer.failures import AttemptFailed
-from trainer.families.base_model import fingerprint, locate
+from trainer.families.base_model import fingerprint, locate, text_parts
 from trainer.families.protocol import BaseModel, Family
 from trainer.families.registry import family_entries, load_family
 from trainer.session import Prepared, Session
@@ -25,6 +25,7 @@ from trainer.train.lora import Adapter
 from trainer.train.precision import Precision
 from trainer.train.speed import make_adapters_lean
 from trainer.train.trainee import Trainee
+from trainer.train.whole import WholeModel
 from trainer.validate.render import Renderer, planned_samples, validation_prompts
 
 
@@ -42,7 +43,7 @@ def prepare(session: Session, precision: Precision) -> Prepared:
     spec = session.job.training
     family: Family = load_family(spec.model_family)
     folder = locate(spec.pretrained_model_name_or_path, spec.revision)
-    base = BaseModel(folder, precision.device, precision.dtype, spec.variant)
+    base = BaseModel(folder, precision.device, precision.dtype, spec.variant, _schedule(spec))
     pictures = _pictures(session, spec, family.side_multiple(base))
     session.reporter.phase("caching")
     material = _material(session, spec, family, base, pictures)
@@ -59,7 +60,7 @@ def prepare(session: Session, precision: Precision) -> Prepared:
         reporter=session.reporter,
         publisher=session.publisher,
     )
-    return Prepared(trainee, renderer.render, _facts(spec))
+    return Prepared(trainee, renderer.render, _facts(spec, family.objective(base)))
 
 
 def _pictures(session: Session, spec: DiffusionSpec, side_multiple: int) -> list[Picture]:
@@ -85,8 +86,8 @@ def _material(
     """Cache texts, then latents; each encoder leaves memory before the next part is loaded."""
     cache = TensorCache(session.cache_dir)
     encoding = Encoding(
-        text_id=fingerprint(base.folder, ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")),
-        vae_id=fingerprint(base.folder, ("vae",)),
+        text_id=f"{family.name} {fingerprint(base.folder, text_parts(base.folder))}",
+        vae_id=f"{family.name} {fingerprint(base.folder, ('vae',))}",
         max_length=spec.tokenizer_max_length,
         dtype=str(base.dtype),
     )
@@ -108,17 +109,19 @@ def _trainee(
 ) -> Trainee:
     sampler = _sampler(session, spec, material)
     identity = {
-        "base": fingerprint(base.folder, ("transformer",)),
+        "base": fingerprint(base.folder, (family.part,)),
         "dataset": fingerprint_of(material.pictures),
     }
-    denoiser = family.load_denoiser(base)
+    whole = spec.model_type == "full"
+    denoiser = family.load_denoiser(replace(base, dtype=torch.float32) if whole else base)
     # Seeded here and not earlier: what was loaded or cached before must not change the adapter's first values.
     torch.manual_seed(spec.seed)
     noise = torch.Generator().manual_seed(spec.seed)
-    part = Adapter(family, denoiser, spec)
-    make_adapters_lean(denoiser)
+    part = WholeModel(denoiser) if whole else Adapter(family, denoiser, spec)
+    if not whole:
+        make_adapters_lean(denoiser)
     if spec.gradient_checkpointing:
-        family.gradient_checkpointing(denoiser)
+        denoiser.enable_gradient_checkpointing()
     task = DiffusionTask(family, base, part.model, spec, material.pictures, sampler, material.cached, identity)
     return Trainee(part, task, spec, precision, noise, _total_steps(spec, sampler))
 
@@ -145,16 +148,34 @@ def _total_steps(spec: DiffusionSpec, sampler: Sampler) -> int:
     return min(limits)
 
 
-def _facts(spec: DiffusionSpec) -> dict[str, str]:
+def _schedule(spec: DiffusionSpec) -> dict[str, Any]:
+    """What the config changes in the base's noise schedule."""
+    changes: dict[str, Any] = {}
+    if spec.prediction_type in ("epsilon", "v_prediction"):
+        changes["prediction_type"] = spec.prediction_type
+    if spec.rescale_betas_zero_snr:
+        # Drawing must then begin at the last step, which has no signal.
+        changes.update(rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    return changes
+
+
+def _facts(spec: DiffusionSpec, objective: str) -> dict[str, str]:
     """What other tools read in the file (`modelspec.*`, `ss_*`)."""
     entry = family_entries()[spec.model_family]
-    return {
-        "modelspec.architecture": f"{entry.architecture}/lora",
+    facts = {
+        "modelspec.architecture": entry.architecture,
         "modelspec.implementation": "diffusers",
-        "modelspec.title": f"{entry.title} LoRA",
+        "modelspec.title": entry.title,
         "modelspec.resolution": f"{spec.resolution:g}x{spec.resolution:g}",
-        "modelspec.prediction_type": entry.objective,
+        "modelspec.prediction_type": objective,
         "ss_base_model_version": entry.architecture,
+    }
+    if spec.model_type == "full":
+        return facts
+    return {
+        **facts,
+        "modelspec.architecture": f"{entry.architecture}/lora",
+        "modelspec.title": f"{entry.title} LoRA",
         "ss_network_dim": str(spec.lora_rank),
         "ss_network_alpha": f"{spec.effective_lora_alpha:g}",
     }

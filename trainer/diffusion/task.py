@@ -11,7 +11,8 @@ from shared.contracts.training.diffusion import DiffusionSpec
 from trainer.data.discover import Picture
 from trainer.data.prepare import CachedTensors
 from trainer.data.sampler import Sampler, SamplerState
-from trainer.families.protocol import BaseModel, Family
+from trainer.families.protocol import BaseModel, Family, collated, placed
+from trainer.train.noising import noising_for
 from trainer.train.objective import Batch, training_loss
 
 
@@ -23,6 +24,7 @@ class DiffusionTask:
         sampler: Sampler, cached: CachedTensors, identity: dict[str, Any],
     ) -> None:  # fmt: skip
         self._family, self._base, self._model, self._spec = family, base, model, spec
+        self._noising = noising_for(family, base, spec)
         self._pictures, self._sampler, self._cached = pictures, sampler, cached
         self.identity = identity
 
@@ -55,9 +57,11 @@ class DiffusionTask:
         return f"Set resolution to {self._spec.resolution * 0.75:g} or lower, or use a machine with more memory."
 
     def _loss(self, noise: Generator) -> Tensor:
-        latents, conditioning = self._cached.of_visits(self._pictures, self._sampler.next_batch())
+        visits = self._sampler.next_batch()
+        latents, conditioning = self._cached.of_visits(self._pictures, visits)
+        placements = (self._pictures[visit.picture].placement for visit in visits)
+        conditioning.update(collated([self._family.conditioning_of(placement) for placement in placements]))
         device, dtype = self._base.device, self._base.dtype
-        moved = {name: tensor.to(device, dtype) for name, tensor in conditioning.items()}
-        batch = Batch(latents.to(device, dtype), moved)
+        batch = Batch(latents.to(device, dtype), placed(conditioning, device, dtype))
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            return training_loss(self._family, self._model, batch, noise, self._spec)
+            return training_loss(self._family, self._model, batch, self._noising, noise, self._spec)

@@ -2,6 +2,7 @@
 """Find the base model: a local diffusers folder, or a hub snapshot (from disk only when HF_HUB_OFFLINE is set)."""
 
 import hashlib
+import json
 from pathlib import Path
 
 from trainer.failures import AttemptFailed
@@ -14,7 +15,8 @@ _ADVICE = (
     "download (set HF_TOKEN for gated models, and unset HF_HUB_OFFLINE)."
 )
 # Only diffusers-layout parts: single-file checkpoints in the same repository would double the download.
-_PARTS = ["model_index.json", "scheduler/*", "text_encoder*/*", "tokenizer*/*", "transformer/*", "vae/*"]
+_PARTS = ["model_index.json", "scheduler/*", "text_encoder*/*", "tokenizer*/*", "transformer/*", "unet/*", "vae/*"]
+_OTHER_PROGRAMS = ["*.onnx", "*.onnx_data", "*.msgpack", "*.ckpt", "*.xml", "*.pb"]
 
 
 def locate(name_or_path: str, revision: str | None) -> Path:
@@ -29,11 +31,24 @@ def locate(name_or_path: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError  # noqa: PLC0415
 
     try:
-        return Path(snapshot_download(name_or_path, revision=revision, allow_patterns=_PARTS))
+        return Path(
+            snapshot_download(name_or_path, revision=revision, allow_patterns=_PARTS, ignore_patterns=_OTHER_PROGRAMS)
+        )
     except (OSError, HfHubHTTPError, HFValidationError, ValueError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         message = f"the base model {name_or_path} was not found: {reason}"
         raise AttemptFailed("unreachable", message, _ADVICE) from error
+
+
+def parts_of(folder: Path) -> list[str]:
+    """The names of all parts of a base's pipeline."""
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    return [name for name, value in index.items() if isinstance(value, list)]
+
+
+def text_parts(folder: Path) -> tuple[str, ...]:
+    """The parts that make embeddings of prompts: text encoders and tokenizers."""
+    return tuple(name for name in parts_of(folder) if name.startswith(("text_encoder", "tokenizer")))
 
 
 def fingerprint(folder: Path, parts: tuple[str, ...]) -> str:

@@ -1,7 +1,7 @@
 # pyright: basic
-"""What the loop asks of a model family. An adapter is one file; everything else lives once."""
+"""What the loop asks of a model family. An adapter is one small file; everything else lives once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from shared.contracts.training.diffusion import DiffusionSpec
+from trainer.data.buckets import Placement
 
+Objective = Literal["epsilon", "v_prediction", "flow"]
 Conditioning = dict[str, Tensor]
-"""Text embeddings by name; every tensor has the batch as its first axis."""
+"""Text embeddings by name, called as the family's pipeline calls its arguments; the batch is every first axis."""
 
 
 @dataclass
@@ -22,15 +24,26 @@ class BaseModel:
     device: torch.device
     dtype: torch.dtype
     variant: str | None = None
+    schedule: dict[str, Any] = field(default_factory=dict)
+    """Settings that replace those of the base's scheduler, in training and in drawing."""
 
 
 class Family(Protocol):
-    """A family returns predictions in one convention (noise minus clean for flow), so targets live in the loop."""
+    """Predictions come in one convention per objective, so noising and targets live in the loop.
+
+    `flow`: time is the noise level in 0..1 and the prediction is noise minus clean. `epsilon` and `v_prediction`: time
+    is the step of the base's noise schedule, an integer, and the prediction is what the base was trained to give.
+    """
 
     name: str
-    objective: Literal["flow"]
-    pixel_multiple: int
-    """Picture sides must be a multiple of this many pixels for a base of usual width."""
+    part: Literal["unet", "transformer"]
+    """The denoiser's name in the base model's folder and in LoRA keys."""
+    attention_endings: list[str]
+    """Module name endings of the attention's projections."""
+
+    def objective(self, base: BaseModel) -> Objective:
+        """What the base was trained to predict."""
+        ...
 
     def load_text_encoders(self, base: BaseModel) -> Any:
         """Load tokenizers and text encoders only."""
@@ -40,12 +53,20 @@ class Family(Protocol):
         """Embed prompts; CPU tensors in the encoder's number type."""
         ...
 
+    def conditioning_of(self, placement: Placement) -> Conditioning:
+        """What the network is told of one picture besides its caption, without a batch axis; often nothing."""
+        ...
+
     def load_vae(self, base: BaseModel) -> Any:
         """Load the VAE only, in float32: half precision overflows in some decoders."""
         ...
 
     def encode_image(self, vae: Any, pixels: Tensor) -> Tensor:
         """Scaled latents [B, C, h, w] of pixels [B, 3, H, W] in -1..1; the distribution's mean, so it is repeatable."""
+        ...
+
+    def decode_latents(self, vae: Any, latents: Tensor) -> Tensor:
+        """Pixels [B, 3, H, W] in about -1..1: the inverse of `encode_image`, on the VAE's device."""
         ...
 
     def load_denoiser(self, base: BaseModel) -> Any:
@@ -61,35 +82,59 @@ class Family(Protocol):
         ...
 
     def predict(
-        self, denoiser: Any, noisy: Tensor, sigma: Tensor, conditioning: Conditioning, guidance: float
+        self, denoiser: Any, noisy: Tensor, time: Tensor, conditioning: Conditioning, guidance: float
     ) -> Tensor:
-        """The predicted noise minus clean, [B, C, h, w], for sigma [B] in 0..1."""
+        """The prediction, [B, C, h, w], for time [B]."""
         ...
 
-    def lora_targets(self, spec: DiffusionSpec) -> list[str]:
-        """Module name endings that get an adapter."""
-        ...
-
-    def gradient_checkpointing(self, denoiser: Any) -> None:
-        """Trade compute for memory."""
+    def lora_targets(self, denoiser: Any, spec: DiffusionSpec) -> list[str]:
+        """Module names, or endings of them, that get an adapter."""
         ...
 
     def render(self, denoiser: Any, vae: Any, base: BaseModel, request: "RenderRequest") -> Any:
         """One PIL picture."""
         ...
 
-    def save_lora(self, folder: Path, tensors: Conditioning, adapter_config: dict[str, Any]) -> Path:
-        """Write the adapter in diffusers' layout and return the file."""
+    def add_adapter(self, denoiser: Any, config: Any) -> None:
+        """Put a LoRA into the denoiser and leave only its parameters trainable. ValueError when no layer matches."""
+        ...
+
+    def save_lora(self, folder: Path, tensors: Conditioning, adapter_config: dict[str, Any]) -> list[Path]:
+        """Write tensors of PEFT names so that the family's own loader reads them; returns the files, weights first."""
+        ...
+
+    def read_lora(self, folder: Path) -> Conditioning:
+        """Tensors of a folder written by `save_lora`, by PEFT name."""
         ...
 
 
 @dataclass(frozen=True)
 class RenderRequest:
-    """One picture to draw. Sizes in pixels."""
+    """One picture to draw. Sizes in pixels; `negative` is what guidance steers away from."""
 
     conditioning: Conditioning
+    negative: Conditioning
     seed: int
     width: int
     height: int
     steps: int
     guidance: float
+
+
+def collated(entries: list[Conditioning]) -> Conditioning:
+    """One batch of entries without batch axes; shorter texts are filled up with zeros, which masks read as absent."""
+    return {name: _stacked([entry[name] for entry in entries]) for name in entries[0]}
+
+
+def placed(conditioning: Conditioning, device: torch.device, dtype: torch.dtype) -> Conditioning:
+    """The same on another device; numbers with a point in another type, masks and counts as they are."""
+    return {
+        name: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
+        for name, tensor in conditioning.items()
+    }
+
+
+def _stacked(tensors: list[Tensor]) -> Tensor:
+    if len({tensor.shape for tensor in tensors}) == 1:
+        return torch.stack(tensors)
+    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)

@@ -11,13 +11,12 @@ from trainer.failures import AttemptFailed
 
 
 class FamilyEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of `registry.json`."""
+    """One row of `registry.json`. `objective` is that of the family's usual bases; a base's own scheduler decides."""
 
     title: str
     module: str
     architecture: str
     objective: str
-    default_base: str
     model_types: list[str]
 
 

@@ -7,16 +7,13 @@ from typing import Any
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from shared.contracts.training.diffusion import DiffusionSpec
 from trainer.failures import AttemptFailed
 from trainer.families.protocol import Family
 from trainer.files import settle_header
-
-LORA_FILE_NAME = "pytorch_lora_weights.safetensors"
-_PREFIX = "transformer."
 
 
 class Adapter:
@@ -25,7 +22,7 @@ class Adapter:
     def __init__(self, family: Family, denoiser: Any, spec: DiffusionSpec) -> None:
         self._family = family
         self.model = denoiser
-        targets = self._targets = family.lora_targets(spec)
+        targets = self._targets = family.lora_targets(denoiser, spec)
         self.config = LoraConfig(
             r=spec.lora_rank,
             lora_alpha=spec.effective_lora_alpha,  # pyright: ignore[reportArgumentType] -- PEFT divides only
@@ -34,9 +31,9 @@ class Adapter:
             target_modules=targets,
         )
         try:
-            denoiser.add_adapter(self.config)
+            family.add_adapter(denoiser, self.config)
         except ValueError as error:
-            advice = "Choose another flux_lora_target; this base model has no such layers."
+            advice = "Choose other targets; this base model has no such layers."
             raise AttemptFailed("bad_config", f"no layer matches {', '.join(targets)}", advice) from error
         self.parameters: list[nn.Parameter] = [p for p in denoiser.parameters() if p.requires_grad]
         for parameter in self.parameters:
@@ -60,14 +57,14 @@ class Adapter:
         """Write a LoRA file with diffusers' keys, its adapter metadata, and our facts beside it."""
         config = self.config.to_dict()
         plain = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
-        path = self._family.save_lora(folder, tensors, plain)
+        path, *others = self._family.save_lora(folder, tensors, plain)
         with safe_open(path, framework="pt") as stored:
             metadata = {**(stored.metadata() or {}), **facts}
             weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 -- not a dict
         save_file(weights, path, metadata=metadata)
         settle_header(path)
-        return [path]
+        return [path, *others]
 
     def read(self, folder: Path) -> dict[str, Tensor]:
         """The tensors of the file that `write` wrote, by PEFT name."""
-        return {name.removeprefix(_PREFIX): tensor for name, tensor in load_file(folder / LORA_FILE_NAME).items()}
+        return self._family.read_lora(folder)

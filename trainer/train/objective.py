@@ -1,5 +1,5 @@
 # pyright: basic
-"""Flow matching: draw a time, mix clean latents with noise, ask the network for the difference."""
+"""The loss of a batch: noise it, ask the network, measure how far the answer is from the target."""
 
 import math
 from dataclasses import dataclass
@@ -10,9 +10,7 @@ from torch import Generator, Tensor
 
 from shared.contracts.training.diffusion import DiffusionSpec
 from trainer.families.protocol import Conditioning, Family
-
-_AUTO_SHIFT_LOW = (256, 0.5)
-_AUTO_SHIFT_HIGH = (4096, 1.15)
+from trainer.train.noising import STEPS, Noised, Noising
 
 
 @dataclass
@@ -23,31 +21,34 @@ class Batch:
     conditioning: Conditioning
 
 
-def draw_sigma(count: int, noise: Generator, spec: DiffusionSpec, sequence_length: int) -> Tensor:
-    """Noise levels [count] in 0..1 as configured: sigmoid-normal or uniform, then shifted towards noise."""
-    if spec.flow_use_uniform_schedule:
-        sigma = torch.rand(count, generator=noise)
-    else:
-        sigma = torch.sigmoid(spec.flow_sigmoid_scale * torch.randn(count, generator=noise))
-    shift = _auto_shift(sequence_length) if spec.flow_schedule_auto_shift else spec.flow_schedule_shift
-    return sigma * shift / (1 + (shift - 1) * sigma) if shift > 0 else sigma
-
-
-def training_loss(family: Family, denoiser: Any, batch: Batch, noise: Generator, spec: DiffusionSpec) -> Tensor:
-    """The mean squared error of the predicted n - x0, a scalar with gradient.
+def training_loss(
+    family: Family, denoiser: Any, batch: Batch, noising: Noising, noise: Generator, spec: DiffusionSpec
+) -> Tensor:
+    """The mean over the batch of each picture's weighted error, a scalar with gradient.
 
     Noise is drawn on the CPU from one generator, so the same seed gives the same draws on every device.
     """
-    clean = batch.latents
-    drawn = torch.randn(clean.shape, generator=noise).to(clean.device, clean.dtype)
-    sigma = draw_sigma(len(clean), noise, spec, family.sequence_length(clean)).to(clean.device, clean.dtype)
-    weight = sigma.view(-1, *[1] * (clean.dim() - 1))
-    noisy = torch.lerp(clean, drawn, weight)
-    predicted = family.predict(denoiser, noisy, sigma, batch.conditioning, spec.flux_guidance_value)
-    return torch.nn.functional.mse_loss(predicted.float(), (drawn - clean).float())
+    noised = noising.draw(batch.latents, noise)
+    predicted = family.predict(denoiser, noised.noisy, noised.time, batch.conditioning, spec.flux_guidance_value)
+    errors = errors_of(predicted.float(), noised, spec).flatten(1).mean(1)
+    return (errors if noised.weight is None else errors * noised.weight).mean()
 
 
-def _auto_shift(sequence_length: int) -> float:
-    """exp(mu), mu linear in the number of image tokens as the FLUX scheduler has it."""
-    (low, mu_low), (high, mu_high) = _AUTO_SHIFT_LOW, _AUTO_SHIFT_HIGH
-    return math.exp(mu_low + (mu_high - mu_low) * (sequence_length - low) / (high - low))
+def errors_of(predicted: Tensor, noised: Noised, spec: DiffusionSpec) -> Tensor:
+    """The error of every number, by `loss_type`: squared, or squared near 0 and straight beyond a bend."""
+    difference = predicted - noised.target.float()
+    if spec.loss_type == "l2":
+        return difference.square()
+    bend = bends(noised, spec).view(-1, *[1] * (difference.dim() - 1))
+    straight = 2 * (torch.sqrt(difference.square() + bend.square()) - bend)
+    return straight * bend if spec.loss_type == "huber" else straight
+
+
+def bends(noised: Noised, spec: DiffusionSpec) -> Tensor:
+    """Where the error goes over from squared to straight, [B], by `huber_schedule`: lower means more forgiving."""
+    lowest = spec.huber_c
+    if spec.huber_schedule == "exponential":
+        return torch.exp(noised.step.float() * math.log(lowest) / STEPS)
+    if spec.huber_schedule == "snr":
+        return (1 - lowest) / (1 + noised.noise_to_signal.float()).square() + lowest
+    return torch.full_like(noised.step, lowest, dtype=torch.float32)
