@@ -120,7 +120,7 @@ ReportType = Literal[
     "delivery",  # {target, what: results|checkpoint-N, status: delivered|failed, url?, message?, files: [name]}
     "warning",  # {code, message}
     "gpu_fault",  # {kind: GpuFaultKind, gpu, detail, step}
-    "command",  # {id, name, outcome: done|unknown, step} after a command was carried out
+    "command",  # {id, name, outcome: done|too_late|unknown, step} once for each command
     "heartbeat",  # {step}
     "done",  # {steps, final_loss, artifacts: [{name, object_key, sha256, size_bytes}], undelivered: [name]}
     "failed",  # {kind: FailureKind, message, advice}
@@ -144,7 +144,8 @@ class TrainerCommand(msgspec.Struct, frozen=True, kw_only=True):
     """A request that rides back on an acknowledgement."""
 
     id: str
-    name: Literal["stop", "checkpoint_now", "sample_now"]
+    name: str
+    """stop, checkpoint_now or sample_now. A trainer reports a `command` line once it has carried one out."""
 
 
 class ReportAck(msgspec.Struct, frozen=True, kw_only=True):

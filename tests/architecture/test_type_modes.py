@@ -66,6 +66,7 @@ NOT_STRICT = frozenset(
         "trainer/families/sdxl.py",
         "trainer/families/z_image.py",
         "trainer/fixtures/build_tiny_flux.py",
+        "trainer/nvml.py",
         "trainer/publish/kohya.py",
         "trainer/quality.py",
         "trainer/session.py",

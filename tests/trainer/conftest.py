@@ -1,8 +1,11 @@
 # pyright: basic
 """Trainer tests: real runs of tiny jobs. They need `.venv-trainer`; without torch nothing here is collected."""
 
+import ctypes
 import importlib.util
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +34,20 @@ def receiver() -> Iterator[Any]:
     running = Receiver()
     yield running
     running.stop()
+
+
+@pytest.fixture(scope="session")
+def fake_nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A loaded NVIDIA driver library that says what a file says: whoever asks for the real one gets it by its name."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("there is no C compiler")
+    library = tmp_path_factory.mktemp("nvml") / "libnvidia-ml.so.1"
+    source = Path(__file__).with_name("fake_nvml.c")
+    flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Werror", f"-Wl,-soname,{library.name}"]
+    subprocess.run([compiler, *flags, "-o", str(library), str(source)], check=True)
+    ctypes.CDLL(str(library))
+    return library
 
 
 @pytest.fixture(scope="session")

@@ -153,5 +153,5 @@ def _groups(pictures: list[Picture], batch_size: int) -> Iterator[list[Picture]]
 
 def _stop_if_asked(control: Control) -> None:
     control.raise_if_superseded()
-    if control.stop.is_set():
-        raise AttemptFailed("preempted", "stopped while preparing", "The job can be started again.")
+    if (ending := control.ending("while preparing")) is not None:
+        raise ending.failure

@@ -39,6 +39,10 @@ class DiffusionTask:
         for _ in range(micro_batches):
             yield self._loss(noise) / micro_batches
 
+    def figures(self) -> dict[str, float]:
+        """The pictures of all batches of the update."""
+        return {"samples": self._spec.train_batch_size * self._spec.gradient_accumulation_steps}
+
     def position(self) -> dict[str, Any]:
         """The sampler's epoch, position and number of updates."""
         state = self._sampler.state

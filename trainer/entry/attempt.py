@@ -10,7 +10,7 @@ from pathlib import Path
 
 from shared.contracts.run import ExitCode, RunSpec
 from trainer.config.job import checked_job, read_run_spec
-from trainer.control import Control
+from trainer.control import COMMANDS, Control
 from trainer.failures import AttemptFailed, Superseded
 from trainer.fetch import Fetcher
 from trainer.patience import Patience
@@ -25,10 +25,16 @@ _log = logging.getLogger("trainer")
 _LAST_TRY_S = 5.0
 _NOTICES_OF_NO_USE = ("torchao", "torch.utils._pytree")
 """Libraries that warn at import about kernels and interfaces that nobody asked for; their errors still come through."""
+OUTBOX = "outbox.jsonl"
+"""Below the work folder: the report lines that the gateway never took, once the attempt has ended."""
 
 
 def _seconds_from(name: str, default_s: float) -> float:
     return float(os.environ.get(name, default_s))
+
+
+def _limit_from(name: str) -> float | None:
+    return float(os.environ[name]) if os.environ.get(name) else None
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,8 @@ class Options:
     drain_s: float = field(default_factory=lambda: _seconds_from("TRAINER_DRAIN_S", 600))
     grace_s: float = field(default_factory=lambda: _seconds_from("TRAINER_GRACE_S", 25))
     fetch_s: float = field(default_factory=lambda: _seconds_from("TRAINER_FETCH_S", 600))
+    max_run_s: float | None = field(default_factory=lambda: _limit_from("TRAINER_MAX_RUN_S"))
+    checkpoint_every_s: float | None = field(default_factory=lambda: _limit_from("TRAINER_CHECKPOINT_EVERY_S"))
 
 
 @dataclass
@@ -65,6 +73,12 @@ class _Surroundings:
             patience.at_least(_LAST_TRY_S)
             self.sender.drain(patience)
 
+    def abandon(self, failure: AttemptFailed) -> None:
+        """Say the last word and end the process: its main thread waits for something that never comes."""
+        self.reporter.emit("failed", kind=failure.kind, message=failure.message, advice=failure.advice)
+        self.drain(Patience(self.control, _LAST_TRY_S, _LAST_TRY_S))
+        os._exit(failure.exit_code)
+
 
 def run_attempt(options: Options, control: Control) -> ExitCode:
     """Run to an end of any kind. Never raises for a failed attempt: the exit code and the spool tell."""
@@ -77,7 +91,9 @@ def run_attempt(options: Options, control: Control) -> ExitCode:
     if run.gateway_url is not None and not options.offline and not token.value:
         _log.error("there is no token: give --token-file or TRAINER_TOKEN, or run with --offline")
         return ExitCode.BAD_CONFIG
+    control.limit(options.max_run_s, options.checkpoint_every_s)
     with _surroundings(options, run, control) as around:
+        control.abandon = around.abandon
         if around.reporter.spool.last_type == "done":
             # Killed after the end: training is over, only the delivery of reports is left.
             around.drain(Patience(control, options.drain_s, options.grace_s))
@@ -124,6 +140,7 @@ def _train_and_deliver(around: _Surroundings) -> None:
     around.control.raise_if_superseded()
     if undelivered and around.control.stop.is_set():
         raise AttemptFailed("preempted", "stopped while delivering results", "The job goes on from its checkpoint.")
+    around.reporter.carried_out(around.control.carried_out(*COMMANDS), outcome="too_late")
     around.reporter.emit(
         "done",
         steps=publishing.trainee.step,
@@ -142,7 +159,11 @@ def _fail(around: _Surroundings, failure: AttemptFailed) -> ExitCode:
     around.publisher.wait(patience)
     if around.control.superseded.is_set():
         return ExitCode.SUPERSEDED
-    around.reporter.emit("failed", kind=failure.kind, message=failure.message, advice=failure.advice)
+    reporter, control = around.reporter, around.control
+    if failure.kind == "preempted":
+        reporter.carried_out(control.carried_out("stop"))
+    reporter.carried_out(control.carried_out(*COMMANDS), outcome="too_late")
+    reporter.emit("failed", kind=failure.kind, message=failure.message, advice=failure.advice)
     around.drain(patience)
     return ExitCode.SUPERSEDED if around.control.superseded.is_set() else failure.exit_code
 
@@ -177,6 +198,7 @@ def _surroundings(options: Options, run: RunSpec, control: Control) -> Generator
         publisher.close()
         if sender is not None:
             sender.close()
+            spool.leave_outbox(options.work_dir / OUTBOX)
         if gateway is not None:
             gateway.close()
         spool.close()

@@ -9,6 +9,8 @@ from trainer import __version__
 from trainer.diffusion.session import prepare
 from trainer.entry.publication import Publishing
 from trainer.families.libraries import quieten_libraries
+from trainer.gpu import Device
+from trainer.gpu_watch import watching
 from trainer.session import Session
 from trainer.train.checkpoint import checkpoints_in, damage_of
 from trainer.train.loop import Hooks, train
@@ -26,18 +28,36 @@ def run(session: Session) -> Publishing:
     reporter.phase("preparing")
     for note in precision.notes:
         reporter.warning("precision_changed", note)
+    device, gpu = _gpu(precision.device)
+    with watching(device, gpu, reporter, session.control):
+        publishing = _train(session, precision)
+    reporter.phase("uploading")
+    publishing.publish_results()
+    return publishing
+
+
+def _train(session: Session, precision: Precision) -> Publishing:
+    spec, reporter, control = session.job.training, session.reporter, session.control
     prepared = prepare(session, precision)
     trainee = prepared.trainee
     publishing = Publishing(session, trainee, prepared.facts)
     _resume(session, trainee)
     reporter.phase("training")
     wanted = (trainee.step == 0 and not spec.disable_benchmark) or spec.validation_on_startup
-    if wanted and not session.control.stop.is_set():
+    if wanted and control.ending("before training") is None:
         prepared.validate()
-    train(trainee, Hooks(save=publishing.save_checkpoint, validate=prepared.validate), reporter, session.control)
-    reporter.phase("uploading")
-    publishing.publish_results()
+    train(trainee, Hooks(save=publishing.save_checkpoint, validate=prepared.validate), reporter, control)
     return publishing
+
+
+def _gpu(device: torch.device) -> tuple[Device | None, str]:
+    """What can be asked about the GPU, and its name; on a CPU nothing."""
+    if device.type != "cuda":
+        return None, device.type
+    from trainer.nvml import open_device  # noqa: PLC0415 -- the driver's library is only where a GPU is
+
+    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+    return open_device(uuid), f"{torch.cuda.get_device_name(device)} {uuid}"
 
 
 def _say_hello(session: Session, precision: Precision) -> None:

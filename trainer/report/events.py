@@ -3,15 +3,17 @@
 import logging
 import re
 import threading
-from typing import Any, cast, get_args
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, cast, get_args
 
-from shared.contracts.run import ReportType
+from shared.contracts.run import ReportType, TrainerCommand
 from trainer.report.spool import Spool
 
 REPORT_TYPES = frozenset(cast("tuple[str, ...]", get_args(ReportType)))
 _SECRET_KEY = re.compile(r"(token|secret|password|access_key|api_key|credential)s?$", re.IGNORECASE)
 _METRICS_KEPT_WHEN_THIN = 10
 REDACTED = "[redacted]"
+Outcome = Literal["done", "too_late", "unknown"]
 
 
 class Redactor:
@@ -51,6 +53,8 @@ class Reporter:
         self.spool = spool
         self.redactor = redactor
         self.step = 0
+        self.gpu_numbers: Callable[[], dict[str, Any]] = dict
+        """What every metrics line says of the GPU besides; it must not wait."""
         self._thinned = 0
         self._ended = False
         self._lock = threading.RLock()
@@ -60,7 +64,7 @@ class Reporter:
     def emit(self, report_type: ReportType, **data: Any) -> None:
         """Append one line; see `shared.contracts.run.ReportType` for the members each type carries."""
         with self._lock:
-            if self._ended and report_type in {"log", "heartbeat"}:
+            if self._ended and report_type in {"log", "heartbeat", "command"}:
                 return  # the ending is the last line
             if self.spool.last_seq == 0 and report_type in {"log", "warning", "heartbeat"}:
                 if report_type != "heartbeat":
@@ -75,6 +79,15 @@ class Reporter:
     def phase(self, name: str, detail: str | None = None) -> None:
         """The attempt has entered a phase."""
         self.emit("phase", phase=name, **({"detail": detail} if detail else {}))
+
+    def metrics(self, **numbers: Any) -> None:
+        """The numbers of one step, with the GPU's own."""
+        self.emit("metrics", **numbers, **self.gpu_numbers())
+
+    def carried_out(self, commands: Iterable[TrainerCommand], outcome: Outcome = "done") -> None:
+        """The control plane hears what became of commands and need not ask again."""
+        for command in commands:
+            self.emit("command", id=command.id, name=command.name, outcome=outcome, step=self.step)
 
     def warning(self, code: str, message: str) -> None:
         """Something the user should know that does not end the attempt."""

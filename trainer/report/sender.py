@@ -125,7 +125,8 @@ class Sender:
         before = self._spool.acked
         self._spool.acknowledge(ack.ack)
         for command in ack.commands:
-            self._control.apply(command.name)
+            if not self._control.apply(command):
+                self._reporter.carried_out([command], outcome="unknown")
         if self._spool.acked <= before and sent:
             return self._failed("acknowledgement did not advance", response)
         if self._state.away:

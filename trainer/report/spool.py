@@ -5,6 +5,7 @@ off when the spool is opened again, and its number is given to the next line.
 """
 
 import os
+import shutil
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ import msgspec
 
 from shared.contracts.run import MAX_BATCH_BYTES, ReportLine
 
-_DURABLE_TYPES = frozenset({"phase", "checkpoint", "artifact", "done", "failed"})
+_DURABLE_TYPES = frozenset({"phase", "checkpoint", "artifact", "gpu_fault", "done", "failed"})
 THIN_ABOVE_BYTES = 64 * 1024 * 1024
 
 
@@ -95,6 +96,17 @@ class Spool:
         scratch = self._cursor_path.with_suffix(".tmp")
         scratch.write_text(str(self.acked), encoding="ascii")
         scratch.replace(self._cursor_path)
+
+    def leave_outbox(self, path: Path) -> None:
+        """Write the lines that were never acknowledged to `path`, or delete it when there are none."""
+        if self.acked >= self.last_seq:
+            path.unlink(missing_ok=True)
+            return
+        with self._lock:
+            start = self._ends[self.acked - 1] if self.acked else 0
+        with self.path.open("rb") as spool, path.open("wb") as outbox:
+            spool.seek(start)
+            shutil.copyfileobj(spool, outbox)
 
     def close(self) -> None:
         """Flush to disk and release the file."""

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 
 from trainer.control import Control
-from trainer.failures import AttemptFailed
 from trainer.report.events import Reporter
-from trainer.train.memory import memory_bytes, out_of_memory_failure
+from trainer.train.memory import memory_numbers, out_of_memory_failure
 from trainer.train.trainee import Trainee, Update
 
 _log = logging.getLogger("trainer.train")
+_COUNTS = {"samples", "tokens"}
 
 
 @dataclass(frozen=True)
@@ -24,27 +24,27 @@ class Hooks:
 
 
 def train(trainee: Trainee, hooks: Hooks, reporter: Reporter, control: Control) -> None:
-    """Run to `trainee.total_steps`. A stop saves first, then raises AttemptFailed(preempted)."""
+    """Run to `trainee.total_steps`. A stop or a time limit saves first, then raises AttemptFailed(preempted)."""
     spec, saved_at = trainee.spec, trainee.step
     while trainee.step < trainee.total_steps:
         control.raise_if_superseded()
-        if control.stop.is_set():
-            if trainee.step > saved_at:
+        if (ending := control.ending(f"at step {trainee.step}")) is not None:
+            if ending.saves and trainee.step > saved_at:
                 hooks.save()
-            raise AttemptFailed("preempted", f"stopped at step {trainee.step}", "The job goes on from its checkpoint.")
+            raise ending.failure
         try:
             update = trainee.update()
         except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
             raise out_of_memory_failure(error, spec, trainee.task) from error
         last = trainee.step == trainee.total_steps
         _report(update, trainee, reporter, last=last)
-        if last or trainee.step % spec.checkpoint_step_interval == 0 or control.checkpoint_now.is_set():
-            control.checkpoint_now.clear()
+        if last or trainee.step % spec.checkpoint_step_interval == 0 or control.checkpoint_is_due():
             hooks.save()
             saved_at = trainee.step
+            reporter.carried_out(control.checkpoint_saved())
         if last or trainee.step % spec.validation_step_interval == 0 or control.sample_now.is_set():
-            control.sample_now.clear()
             hooks.validate()
+            reporter.carried_out(control.carried_out("sample_now"))
 
 
 def _report(update: Update, trainee: Trainee, reporter: Reporter, *, last: bool) -> None:
@@ -56,8 +56,7 @@ def _report(update: Update, trainee: Trainee, reporter: Reporter, *, last: bool)
         _log.info("step %d/%d, loss %s", update.step, trainee.total_steps, update.loss)
     if not (last or update.step % trainee.spec.webhook_reporting_interval == 0):
         return
-    reporter.emit(
-        "metrics",
+    reporter.metrics(
         step=update.step,
         total_steps=trainee.total_steps,
         epoch=update.epoch,
@@ -66,5 +65,13 @@ def _report(update: Update, trainee: Trainee, reporter: Reporter, *, last: bool)
         grad_norm=update.grad_norm,
         step_s=round(update.step_s, 4),
         eta_s=round(update.step_s * (trainee.total_steps - update.step), 1),
-        memory_bytes=memory_bytes(trainee.precision.device),
+        **_figures(trainee, update.step_s),
+        **memory_numbers(trainee.precision.device),
     )
+
+
+def _figures(trainee: Trainee, step_s: float) -> dict[str, float]:
+    """What the task measured: counts of samples and tokens as speeds, everything else as it is."""
+    figures = dict(trainee.task.figures())
+    speeds = {f"{name}_per_s": round(figures.pop(name) / step_s, 2) for name in _COUNTS & figures.keys() if step_s}
+    return {**figures, **speeds}

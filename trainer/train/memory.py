@@ -14,11 +14,15 @@ _SIGNS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory"
 _BYTES_PER_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
-def memory_bytes(device: torch.device) -> int:
-    """The peak so far: of the GPU's allocator, or of this process on a CPU."""
+def memory_numbers(device: torch.device) -> dict[str, int]:
+    """`memory_bytes`, the peak of training so far (of the process on a CPU), and what tensors hold on a GPU now."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _BYTES_PER_RSS_UNIT
+        return {
+            "memory_bytes": torch.cuda.max_memory_allocated(device),
+            "gpu_memory_bytes": torch.cuda.memory_allocated(device),
+            "gpu_memory_peak_bytes": torch.cuda.max_memory_allocated(device),
+        }
+    return {"memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _BYTES_PER_RSS_UNIT}
 
 
 def out_of_memory_failure(error: Exception, spec: CommonSpec, task: Task) -> Exception:

@@ -28,6 +28,10 @@ class Task(Protocol):
         """
         ...
 
+    def figures(self) -> dict[str, float]:
+        """What else the last update measured, by the names of a metrics line; `samples` and `tokens` become speeds."""
+        ...
+
     def position(self) -> dict[str, Any]:
         """Where in the data the next update begins, as plain JSON values."""
         ...
