@@ -1,7 +1,5 @@
-"""Ollama: what our glue asks of it, against a simulator that the public client can talk to as well."""
+"""Ollama: what our glue asks of it, against a simulator that the public client finds to be one (tests/vendors)."""
 
-import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,14 +7,11 @@ from typing import Any
 import pytest
 
 from tests.simulators.ollama import OllamaSimulator
-from tests.support.system import ROOT
 from tests.support.tiny_llm import LAYERS, WIDTH, write_adapter
 from trainer.failures import AttemptFailed
 from trainer.serve.adapter import Adapter, read_adapter
 from trainer.serve.modelfile import write_modelfile
 from trainer.serve.ollama import Ollama, register
-
-VENDORS_PYTHON = ROOT / ".venv-vendors" / "bin" / "python"
 
 
 @pytest.fixture
@@ -155,19 +150,3 @@ def test_removing_is_harmless_when_there_is_nothing(client: Ollama, adapter: Ada
 def test_the_modelfile_names_base_and_adapter(tmp_path: Path) -> None:
     lines = write_modelfile(tmp_path, "llama3.2:1b", "mine").read_text(encoding="utf-8").splitlines()
     assert lines[-2:] == ["FROM llama3.2:1b", "ADAPTER ."]
-
-
-def test_the_public_client_finds_the_simulator_to_be_an_ollama(ollama: OllamaSimulator, adapter: Adapter) -> None:
-    if not VENDORS_PYTHON.exists():
-        pytest.skip("`just setup-vendors` installs the public client")
-    program = ROOT / "tests" / "support" / "ollama_client.py"
-    command = [VENDORS_PYTHON, program, ollama.url, "llama3.2:1b", adapter.folder]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout)
-    assert seen["same"] is True
-    assert seen["told"][0] == "converting adapter"
-    assert seen["told"][-1] == "success"
-    assert (seen["width"], seen["parent"], seen["gone"]) == (WIDTH, "llama3.2:1b", 404)
-    assert "by-client:latest" in seen["listed"]
-    assert seen["refused"] == "unsupported architecture"

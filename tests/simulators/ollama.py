@@ -1,7 +1,7 @@
 """Ollama's blob, create, show, list and delete routes, as its documents and its source of August 2026 have them.
 
 No package carries the server, so this is not held to it; the `ollama` client is driven against it instead
-(tests/contract/test_ollama_routes.py). It converts nothing: it checks what the server checks, in the same order, and
+(tests/vendors/test_ollama.py). It converts nothing: it checks what the server checks, in the same order, and
 tells an error before the first line by status and one after it inside a stream of status 200.
 """
 
