@@ -20,6 +20,7 @@ from services.gateway.outbound.config_files import ConfigFiles
 from services.gateway.outbound.idempotency import IdempotencyKeys
 from services.gateway.reads import JobReads
 from shared.clock import Clock
+from shared.contracts.attempt import AskTrainer, TrainerCommandName
 from shared.contracts.envelope import CommandReply
 from shared.contracts.job import CancelJob, Command, DeleteJob, SubmitJob
 from shared.ids import derived_id, new_id
@@ -93,6 +94,16 @@ class JobCommands:
         reply = await self._send(CancelJob(job_id=job_id), job_id, principal)
         return status_of(await self._reads.view_after(job_id, reply.position))
 
+    async def ask_trainer(self, job_id: UUID, name: TrainerCommandName, principal: Principal) -> AskTrainer:
+        """Asks the job's running trainer to save or show what it has. Raises `invalid_job_state` when none runs."""
+        attempt = (await self._reads.view(job_id)).current_attempt
+        if attempt is None or attempt.state != "running":
+            raise Rejected("invalid_job_state", "no trainer of this job is running that could be asked")
+        command = AskTrainer(attempt_id=attempt.attempt_id, command_id=new_id(), name=name)
+        reply = await self._send(command, job_id, principal, owner="provider_bridge")
+        self._reads.own_writes.add(job_id, reply.position)
+        return command
+
     async def delete(self, job_id: UUID, principal: Principal) -> None:
         """Hides a job that has ended."""
         reply = await self._send(DeleteJob(job_id=job_id), job_id, principal)
@@ -127,11 +138,17 @@ class JobCommands:
         return SubmitJobResponse(job_id=str(job_id), status=reply.data["status"], idempotent_hit=False)
 
     async def _send(
-        self, command: Command, job_id: UUID, principal: Principal, *, command_id: UUID | None = None
+        self,
+        command: Command,
+        job_id: UUID,
+        principal: Principal,
+        *,
+        owner: str = OWNER,
+        command_id: UUID | None = None,
     ) -> CommandReply:
         async with self._claims.waited_for():
             return await self._sender.send(
-                OWNER,
+                owner,
                 command,
                 correlation_id=job_id,
                 actor=principal.actor,

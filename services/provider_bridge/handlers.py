@@ -6,11 +6,11 @@ from uuid import UUID
 import msgspec
 
 from services.provider_bridge.attempt_stream import ATTEMPT, attempt_stream
-from services.provider_bridge.domain.attempt_commands import AttemptCommand, Cancel, Report, Request
+from services.provider_bridge.domain.attempt_commands import Ask, AttemptCommand, Cancel, Report, Request
 from services.provider_bridge.domain.attempt_states import AttemptState, Ended
 from services.provider_bridge.outbound.ports import Provider
 from shared.clock import Clock
-from shared.contracts.attempt import CancelAttempt, ReportMilestone, RequestAttempt
+from shared.contracts.attempt import AskTrainer, CancelAttempt, ReportMilestone, RequestAttempt
 from shared.contracts.envelope import CommandEnvelope, CommandReply
 from shared.decider import Decision, execute, metadata
 from shared.eventstore.api import EventStore
@@ -41,6 +41,10 @@ class AttemptHandlers:
     async def cancel(self, command: CancelAttempt, envelope: CommandEnvelope) -> CommandReply:
         """The run will end; `attempt.cancelled` tells when it has."""
         return _reply(await self._execute(command.attempt_id, Cancel(command=command, at=self._clock()), envelope))
+
+    async def ask(self, command: AskTrainer, envelope: CommandEnvelope) -> CommandReply:
+        """The trainer is told with its next acknowledgement; refuses with `invalid_job_state` when none is running."""
+        return _reply(await self._execute(command.attempt_id, Ask(command=command, at=self._clock()), envelope))
 
     async def report(self, command: ReportMilestone, envelope: CommandEnvelope) -> CommandReply:
         """Records what a trainer reported. Answers `{"late": bool}`: true if it came after the attempt's end."""

@@ -1,12 +1,14 @@
 """Commands accepted by, and events written to, `attempt-<uuid7>` streams. Owner: provider-bridge."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import msgspec
 
 from shared.contracts.job import ArtifactRef, Checkpoint, Command, Event, PackedDataset
+
+TrainerCommandName = Literal["checkpoint_now", "sample_now"]
 
 
 class Quote(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +108,14 @@ class AttemptDeliveryFailed(Event, frozen=True, kw_only=True, tag="attempt.deliv
     failed_at: datetime
 
 
+class AttemptCommandAsked(Event, frozen=True, kw_only=True, tag="attempt.command_asked.v1"):
+    """The trainer is to save or show what it has; told with its next acknowledgement, answered by a report line."""
+
+    command_id: UUID
+    name: TrainerCommandName
+    asked_at: datetime
+
+
 class AttemptCancelRequested(Event, frozen=True, kw_only=True, tag="attempt.cancel_requested.v1"):
     """The run must end; its machine is told after this is recorded. Also the first event of one never requested."""
 
@@ -165,6 +175,7 @@ AttemptEvent = (
     | AttemptStarted
     | AttemptCheckpointSaved
     | AttemptGpuFaultReported
+    | AttemptCommandAsked
     | AttemptDelivered
     | AttemptDeliveryFailed
     | AttemptCancelRequested
@@ -202,6 +213,14 @@ class CancelAttempt(Command, frozen=True, kw_only=True, tag="cancel_attempt"):
     attempt_id: UUID
     reason: str
     job_id: UUID | None = None
+
+
+class AskTrainer(Command, frozen=True, kw_only=True, tag="ask_trainer"):
+    """Asks a running trainer to save or show what it has. A repeat with the same command id changes nothing."""
+
+    attempt_id: UUID
+    command_id: UUID
+    name: TrainerCommandName
 
 
 class ReportMilestone(Command, frozen=True, kw_only=True, tag="report_milestone"):

@@ -84,6 +84,10 @@ BY_LEASE = re.compile(
 """Events that are appended inside a transaction of the bridge's lease or of the dispatcher, which has a COMMIT."""
 
 OUT_OF_REACH: tuple[tuple[str, str], ...] = (
+    (
+        r".*:attempt\.command_asked\.v1.*|command:provider_bridge\.ask_trainer:.*|http:gateway:ask_trainer:.*",
+        "a person's wish for a checkpoint or a sample now: losing it costs nothing, and a repeat is one more of them",
+    ),
     (r".*:account\.opened\.v1.*", "once for each owner and month: in a system's first job only"),
     (r".*:attempt\.late_report\.v1.*", "written by the sweep for a run the log does not know; tests/contract"),
     (r"command:billing\.meter_usage:.*", "billing meters by its own consumer; the command is for later providers"),

@@ -22,8 +22,10 @@ _PROVIDER_FAULTS: dict[str, Sequence[str]] = {
     "list_ours": (provider.LAGGING,),
 }
 _DOORS = ("submit", "cancel", "report", "upload", "object")
-_NOT_SENT = frozenset({"meter_usage", "read_job_cost", "read_account", "delete_job", "read_queue", "read_reports"})
-"""Commands that nobody in the simulation sends: reads, deletions, and metering by hand."""
+_NOT_SENT = frozenset(
+    {"meter_usage", "read_job_cost", "read_account", "delete_job", "read_queue", "read_reports", "ask_trainer"}
+)
+"""Commands that nobody in the simulation sends: reads, deletions, wishes of people, and metering by hand."""
 
 
 def known_steps() -> set[str]:

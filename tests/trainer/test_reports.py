@@ -10,6 +10,7 @@ from receiver import TOKEN, Receiver
 from shared.contracts.run import ReportLine, TrainerCommand
 from trainer.control import Control
 from trainer.patience import Patience
+from trainer.report import spool as spool_module
 from trainer.report.events import Redactor, Reporter
 from trainer.report.gateway import Gateway, Token
 from trainer.report.sender import Sender
@@ -210,3 +211,22 @@ def test_secrets_are_taken_out_before_anything_is_written(station: Station) -> N
     assert TOKEN not in written
     assert "abc" not in written
     assert '"--tokenizer_max_length":16' in written
+
+
+def test_a_spool_that_grows_too_large_keeps_every_tenth_metrics_line_and_all_milestones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool_module, "THIN_ABOVE_BYTES", 2000)
+    spool = Spool(tmp_path, "job", "attempt")
+    reporter = Reporter(spool, Redactor())
+    for step in range(200):
+        reporter.metrics(step=step)
+        if step % 20 == 0:
+            reporter.emit("checkpoint", step=step, files=[])
+            reporter.emit("prediction", step=step, prompt="?")
+    spool.close()
+    lines = [msgspec.json.decode(line, type=ReportLine) for line in spool.path.read_bytes().splitlines()]
+    assert [line.seq for line in lines] == list(range(1, len(lines) + 1))
+    kinds = [line.type for line in lines]
+    assert kinds.count("checkpoint") == kinds.count("prediction") == 10
+    assert 20 <= kinds.count("metrics") < 40

@@ -81,6 +81,22 @@ def cancel(job: str, *, session: Session) -> int:
     return DONE
 
 
+def checkpoint(job: str, *, session: Session) -> int:
+    """Ask the running trainer of a job to save a checkpoint now. The job's log says when it has.
+
+    :param job: id of the job, or the beginning of it.
+    """
+    return _ask(session, job, "checkpoint_now")
+
+
+def sample(job: str, *, session: Session) -> int:
+    """Ask the running trainer of a job to show now what the model can do. The job's log says when it has.
+
+    :param job: id of the job, or the beginning of it.
+    """
+    return _ask(session, job, "sample_now")
+
+
 def delete(job: str, *, session: Session) -> int:
     """Hide a job that has ended. Its history stays in the log.
 
@@ -96,8 +112,19 @@ def delete(job: str, *, session: Session) -> int:
 
 def register(app: App) -> None:
     """Adds these commands."""
-    for command in (ps, describe, cancel, delete):
+    for command in (ps, describe, cancel, checkpoint, sample, delete):
         app.command(command)
+
+
+def _ask(session: Session, job: str, name: str) -> int:
+    job_id = session.job_id(job)
+    answer = session.gateway.post(f"/api/v1/jobs/{job_id}/commands", {"name": name})
+    if session.terminal.as_json:
+        session.terminal.json(answer)
+    session.terminal.say(
+        f"the trainer of job {job_id} is told with its next report; `tunewright logs {job_id}` has its answer"
+    )
+    return DONE
 
 
 def _watch(session: Session, fetch: Any) -> int:

@@ -61,7 +61,11 @@ def is_last_word_again(attempt: AttemptView, batch: Batch) -> bool:
 
 
 def commands_for(attempt: AttemptView) -> list[TrainerCommand]:
-    """What rides back on the acknowledgement: `stop` once a cancel was asked for. Its id never changes."""
-    if not attempt.cancel_requested:
-        return []
-    return [TrainerCommand(id=f"stop-{attempt.attempt_id}", name="stop")]
+    """What rides back on the acknowledgement: `stop` once a cancel was asked for, and the last of each other command.
+
+    They come with every acknowledgement; a trainer carries out each id once.
+    """
+    asked = [TrainerCommand(id=command_id, name=name) for name, command_id in attempt.asked.items()]
+    if attempt.cancel_requested:
+        asked.append(TrainerCommand(id=f"stop-{attempt.attempt_id}", name="stop"))
+    return asked

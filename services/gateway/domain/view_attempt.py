@@ -13,6 +13,7 @@ from shared.contracts.attempt import (
     AttemptCancelled,
     AttemptCancelRequested,
     AttemptCheckpointSaved,
+    AttemptCommandAsked,
     AttemptDelivered,
     AttemptDeliveryFailed,
     AttemptEvent,
@@ -63,6 +64,8 @@ class AttemptView(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_step: int | None = None
     cancel_requested: bool = False
     failure: Failure | None = None
+    asked: dict[str, str] = {}
+    """Name of a command -> the id of the last one that its trainer is told."""
     gpu_faults: list[str] = []
     """Of each fault: what it is, of which GPU, and what the driver said."""
     deliveries: dict[str, DeliveryView] = {}
@@ -83,7 +86,7 @@ def evolve_attempt(view: AttemptView, event: AttemptEvent) -> AttemptView:  # no
             return view
         case AttemptRequested() | AttemptStartIntended() | AttemptAccepted() | AttemptStarted():
             return _beginning(view, event)
-        case AttemptCheckpointSaved() | AttemptGpuFaultReported():
+        case AttemptCheckpointSaved() | AttemptGpuFaultReported() | AttemptCommandAsked():
             return _middle(view, event)
         case AttemptDelivered() | AttemptDeliveryFailed():
             return _with_delivery(view, event)
@@ -119,10 +122,18 @@ def _beginning(
             assert_never(event)
 
 
-def _middle(view: AttemptView, event: AttemptCheckpointSaved | AttemptGpuFaultReported) -> AttemptView:
-    if isinstance(event, AttemptCheckpointSaved):
-        return replace(view, checkpoint_step=event.checkpoint.step)
-    return replace(view, gpu_faults=[*view.gpu_faults, f"{event.fault} of GPU {event.gpu}: {event.detail}"])
+def _middle(
+    view: AttemptView, event: AttemptCheckpointSaved | AttemptGpuFaultReported | AttemptCommandAsked
+) -> AttemptView:
+    match event:
+        case AttemptCheckpointSaved():
+            return replace(view, checkpoint_step=event.checkpoint.step)
+        case AttemptGpuFaultReported():
+            return replace(view, gpu_faults=[*view.gpu_faults, f"{event.fault} of GPU {event.gpu}: {event.detail}"])
+        case AttemptCommandAsked():
+            return replace(view, asked={**view.asked, event.name: str(event.command_id)})
+        case _:
+            assert_never(event)
 
 
 def _with_delivery(view: AttemptView, event: AttemptDelivered | AttemptDeliveryFailed) -> AttemptView:

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import assert_never
 
 from services.provider_bridge.domain.attempt_commands import (
+    Ask,
     AttemptCommand,
     Cancel,
     Exited,
@@ -43,6 +44,7 @@ from shared.contracts.attempt import (
     AttemptAccepted,
     AttemptCancelled,
     AttemptCancelRequested,
+    AttemptCommandAsked,
     AttemptFailed,
     AttemptLeased,
     AttemptLost,
@@ -61,6 +63,8 @@ def decide(state: AttemptState, command: AttemptCommand) -> Sequence[Event]:
             return _request(state, command)
         case Cancel():
             return _cancel(state, command)
+        case Ask():
+            return _ask(state, command)
         case Report():
             return reported(state, command.command)
         case _:
@@ -102,6 +106,17 @@ def _cancel(state: AttemptState, command: Cancel) -> list[Event]:
             return []
         case _:
             assert_never(state)
+
+
+def _ask(state: AttemptState, command: Ask) -> list[Event]:
+    asked = command.command
+    if isinstance(state, Absent):
+        raise Rejected("not_found", "there is no such attempt")
+    if not isinstance(state, Running):
+        raise Rejected("invalid_job_state", "no trainer of this job is running that could be asked")
+    if asked.command_id in state.asked:
+        return []
+    return [AttemptCommandAsked(command_id=asked.command_id, name=asked.name, asked_at=command.at)]
 
 
 # ---- from the bridge, under a lease ----------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import msgspec
 
-from shared.contracts.attempt import CancelAttempt, Quote, ReportMilestone, RequestAttempt
+from shared.contracts.attempt import AskTrainer, CancelAttempt, Quote, ReportMilestone, RequestAttempt
 
 REPORT_GRACE_S = 20.0
 """How long after exit code 0 the `done` report may still be on its way."""
@@ -28,6 +28,13 @@ class Cancel(msgspec.Struct, frozen=True, kw_only=True):
     """`CancelAttempt`, with the moment it was received."""
 
     command: CancelAttempt
+    at: datetime
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """`AskTrainer`, with the moment it was received."""
+
+    command: AskTrainer
     at: datetime
 
 
@@ -110,4 +117,4 @@ class RecordObserved(Fenced, frozen=True, kw_only=True):
 
 
 FencedCommand = TakeLease | IntendStart | RecordAccepted | RecordStartRefused | RecordObserved
-AttemptCommand = Request | Cancel | Report | FencedCommand
+AttemptCommand = Request | Cancel | Ask | Report | FencedCommand

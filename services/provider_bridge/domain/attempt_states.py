@@ -6,7 +6,8 @@ Absent -> Forestalled: the cancel came before the request
 """
 
 from datetime import datetime
-from typing import Literal, assert_never
+from typing import Literal
+from uuid import UUID
 
 import msgspec
 from msgspec.structs import replace
@@ -16,6 +17,7 @@ from shared.contracts.attempt import (
     AttemptCancelled,
     AttemptCancelRequested,
     AttemptCheckpointSaved,
+    AttemptCommandAsked,
     AttemptDelivered,
     AttemptDeliveryFailed,
     AttemptFailed,
@@ -78,6 +80,8 @@ class Running(Live, frozen=True, kw_only=True):
     token_sha256: str
     provider_ref: str | None
     started_at: datetime
+    asked: frozenset[UUID] = frozenset()
+    """Ids of commands that its trainer is told."""
 
 
 Run = Requested | Starting | Accepted | Running
@@ -177,15 +181,11 @@ def _evolve_run(run: Run, event: Event) -> Run:
             return _accepted(run, event)
         case AttemptStarted():
             return _started(run, event)
-        case AttemptCheckpointSaved() | AttemptGpuFaultReported() | AttemptDelivered() | AttemptDeliveryFailed():
-            return _noted(run, event)
         case _:
-            return run
+            return _noted(run, event)
 
 
-def _noted(
-    run: Run, event: AttemptCheckpointSaved | AttemptGpuFaultReported | AttemptDelivered | AttemptDeliveryFailed
-) -> Run:
+def _noted(run: Run, event: Event) -> Run:
     match event:
         case AttemptCheckpointSaved():
             return replace(run, saved_steps=run.saved_steps | {event.checkpoint.step})
@@ -193,8 +193,10 @@ def _noted(
             return replace(run, gpu_faults=run.gpu_faults | {(event.fault, event.gpu)})
         case AttemptDelivered() | AttemptDeliveryFailed():
             return replace(run, deliveries=run.deliveries | {delivery_key(event)})
+        case AttemptCommandAsked() if isinstance(run, Running):
+            return replace(run, asked=run.asked | {event.command_id})
         case _:
-            assert_never(event)
+            return run
 
 
 def _intended(run: Run, event: AttemptStartIntended) -> Run:

@@ -8,6 +8,7 @@ from services.provider_bridge.handlers import AttemptHandlers
 from services.provider_bridge.projections import attempts
 from shared.contracts import catalogue
 from shared.contracts.attempt import (
+    AskTrainer,
     AttemptCancelRequested,
     AttemptRequested,
     CancelAttempt,
@@ -29,6 +30,7 @@ def commands(handlers: AttemptHandlers) -> Mapping[type[Command], CommandHandler
     return {
         RequestAttempt: handlers.request,
         CancelAttempt: handlers.cancel,
+        AskTrainer: handlers.ask,
         ReportMilestone: handlers.report,
     }
 

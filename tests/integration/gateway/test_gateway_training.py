@@ -62,3 +62,35 @@ async def test_a_gpu_fault_is_recorded_shown_and_tried_again_elsewhere(site: Sit
     assert (recorded["data"]["fault"], recorded["data"]["step"]) == ("ecc", 7)
     logs = (await site.http.get(f"/api/cloud/jobs/{trainer.job_id}/logs")).json()["logs"]
     assert "[error] GPU 0 is faulty: ecc: 1 new uncorrectable memory errors" in logs
+
+
+async def test_a_wish_for_a_checkpoint_rides_back_with_the_next_report_and_is_in_the_log(site: Site) -> None:
+    trainer = await site.running()
+    path = f"/api/v1/jobs/{trainer.job_id}/commands"
+    asked = (await site.http.post(path, json={"name": "checkpoint_now"})).json()
+    assert (asked["attempt_id"], asked["name"]) == (str(trainer.attempt_id), "checkpoint_now")
+    told = (await trainer.log("training goes on")).json()["commands"]
+    assert told == [{"id": asked["command_id"], "name": "checkpoint_now"}]
+    again = (await site.http.post(path, json={"name": "checkpoint_now"})).json()
+    assert again["command_id"] != asked["command_id"]
+    answer = {"id": asked["command_id"], "name": "checkpoint_now", "outcome": "done", "step": 7}
+    told = (await trainer.report([("command", answer)])).json()["commands"]
+    assert told == [{"id": again["command_id"], "name": "checkpoint_now"}]
+    logs = (await site.http.get(f"/api/cloud/jobs/{trainer.job_id}/logs")).json()["logs"]
+    assert "[info] checkpoint_now as asked: done" in logs
+    events = (await site.http.get(f"/api/v1/jobs/{trainer.job_id}/events")).json()["events"]
+    assert [event["meta"]["actor"] for event in events if event["type"] == "attempt.command_asked.v1"] == [
+        "user:local",
+        "user:local",
+    ]
+
+
+async def test_nobody_is_asked_where_no_trainer_runs_nor_for_what_none_can_do(site: Site) -> None:
+    job_id = await site.submit()
+    path = f"/api/v1/jobs/{job_id}/commands"
+    early = await site.http.post(path, json={"name": "sample_now"})
+    assert (early.status_code, early.json()["code"]) == (409, "invalid_job_state")
+    strange = await site.http.post(path, json={"name": "make_tea"})
+    assert strange.status_code in {400, 422}
+    unknown = await site.http.post(f"/api/v1/jobs/{uuid4()}/commands", json={"name": "sample_now"})
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "job_not_found")

@@ -181,3 +181,12 @@ def test_a_failed_job_shows_its_kind_of_failure_and_a_retried_one_why(server: Se
     assert "last failure" in described
     assert "out_of_memory: no room" in described
     assert "take less" in described
+
+
+@pytest.mark.parametrize(("command", "name"), [("checkpoint", "checkpoint_now"), ("sample", "sample_now")])
+def test_a_running_trainer_is_asked_to_save_or_to_show(server: Server, run: Run, command: str, name: str) -> None:
+    answer = {"job_id": ONE, "attempt_id": TWO, "command_id": OTHER, "name": name}
+    server.on(f"POST /api/v1/jobs/{ONE}/commands", as_json(answer))
+    ended = run(command, ONE, "--json")
+    assert (ended.code, ended.json()) == (0, answer)
+    assert json.loads(server.asked[-1].body) == {"name": name}

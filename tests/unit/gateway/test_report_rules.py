@@ -178,3 +178,11 @@ def test_progress_is_the_newest_of_each_kind() -> None:
 def test_metric_point_is_flat() -> None:
     point = metric_point(a_line(7, "metrics", step=1, loss=0.5))
     assert (point["seq"], point["step"], point["loss"]) == (7, 1, 0.5)
+
+
+def test_commands_ride_back_under_ids_that_stay_and_the_last_of_each_name_counts() -> None:
+    asked = msgspec.structs.replace(ATTEMPT, asked={"checkpoint_now": "c-2", "sample_now": "c-1"})
+    told = [(command.id, command.name) for command in commands_for(asked)]
+    assert told == [("c-2", "checkpoint_now"), ("c-1", "sample_now")]
+    cancelled = msgspec.structs.replace(asked, cancel_requested=True)
+    assert [command.name for command in commands_for(cancelled)] == ["checkpoint_now", "sample_now", "stop"]

@@ -6,9 +6,11 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from msgspec.structs import replace
 
 from services.provider_bridge.attempt_stream import ATTEMPT
 from services.provider_bridge.domain.attempt_commands import (
+    Ask,
     AttemptCommand,
     Cancel,
     Exited,
@@ -25,10 +27,12 @@ from services.provider_bridge.domain.attempt_commands import (
     TakeLease,
 )
 from shared.contracts.attempt import (
+    AskTrainer,
     AttemptAccepted,
     AttemptCancelled,
     AttemptCancelRequested,
     AttemptCheckpointSaved,
+    AttemptCommandAsked,
     AttemptFailed,
     AttemptGpuFaultReported,
     AttemptLateReport,
@@ -311,6 +315,20 @@ def test_gpu_fault_is_recorded_once_for_each_fault_and_gpu() -> None:
     assert len(when([*RUNNING, event], report("gpu_fault", {**data, "gpu": "1"}, 31))) == 1
     assert len(when([*RUNNING, event], report("gpu_fault", {**data, "kind": "thermal"}, 31))) == 1
     assert len(when([*RUNNING, CANCEL_REQUESTED], report("gpu_fault", data))) == 1
+
+
+def test_a_running_trainer_is_asked_once_for_each_command_id() -> None:
+    command = AskTrainer(attempt_id=ATTEMPT_ID, command_id=JOB_ID, name="checkpoint_now")
+    ask = Ask(command=command, at=at(30))
+    [event] = when(RUNNING, ask)
+    assert event == AttemptCommandAsked(command_id=JOB_ID, name="checkpoint_now", asked_at=at(30))
+    assert when([*RUNNING, event], ask) == []
+    assert when([*RUNNING, event, LEASED_2], ask) == []
+    another = Ask(command=replace(command, command_id=ATTEMPT_ID), at=at(31))
+    assert len(when([*RUNNING, event], another)) == 1
+    assert refusal([], ask) == "not_found"
+    for nobody_runs in (ACCEPTED_PHASE, [*RUNNING, CANCEL_REQUESTED], [*RUNNING, SUCCEEDED]):
+        assert refusal(nobody_runs, ask) == "invalid_job_state"
 
 
 def test_gpu_fault_outlives_a_new_lease_and_is_late_only_when_it_is_new() -> None:

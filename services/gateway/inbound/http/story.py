@@ -4,20 +4,29 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
-from litestar import Router, get
-from litestar.params import FromPath, FromQuery, QueryParameter
+from litestar import Router, get, post
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from services.gateway.domain.job_body import JobBody, attempt_body, iso, job_body
 from services.gateway.domain.moments import parse_at
 from services.gateway.domain.report_text import metric_point
 from services.gateway.domain.views import JobView
 from services.gateway.inbound.http.jobs import job_id_of
-from services.gateway.inbound.http.parts import Parts
+from services.gateway.inbound.http.parts import Caller, Parts
+from services.gateway.inbound.http.principal import require_json
+from services.gateway.inbound.http.problems import OK
+from shared.contracts.attempt import TrainerCommandName
 from shared.contracts.envelope import RecordedEvent
 
 Cursor = Annotated[int, QueryParameter(ge=0)]
 PageLimit = Annotated[int, QueryParameter(ge=1, le=10_000)]
 FeedLimit = Annotated[int, QueryParameter(ge=1, le=1000)]
+
+
+class TrainerRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a running trainer is asked for."""
+
+    name: TrainerCommandName
 
 
 def told_job(view: JobView, *, now: datetime) -> dict[str, Any]:
@@ -73,6 +82,23 @@ async def job_attempts(job_id: FromPath[str], parts: Parts) -> dict[str, Any]:
     """The runs of a job at its providers, oldest first."""
     view = await parts.reads.view(job_id_of(job_id), with_deleted=True)
     return {"job_id": job_id, "attempts": [attempt_body(attempt) for attempt in view.runs]}
+
+
+@post("/jobs/{job_id:str}/commands", status_code=OK, guards=[require_json])
+async def ask_trainer(
+    job_id: FromPath[str], data: JSONBody[TrainerRequest], parts: Parts, principal: Caller
+) -> dict[str, Any]:
+    """Ask the running trainer to save (`checkpoint_now`) or to show (`sample_now`) what it has.
+
+    It is told with its next report, within 15 s, and does so after the step in progress; its answer is in the log.
+    """
+    asked = await parts.commands.ask_trainer(job_id_of(job_id), data.name, principal)
+    return {
+        "job_id": job_id,
+        "attempt_id": str(asked.attempt_id),
+        "command_id": str(asked.command_id),
+        "name": asked.name,
+    }
 
 
 @get("/jobs/{job_id:str}/artifacts")
@@ -133,6 +159,7 @@ ROUTER = Router(
         get_job,
         job_events,
         job_attempts,
+        ask_trainer,
         job_artifacts,
         job_cost,
         job_metrics,
