@@ -175,3 +175,15 @@ def test_checkpoints_beyond_the_limit_are_deleted(start: AttemptStarter) -> None
         "checkpoint-6",
         "checkpoint-8",
     ]
+
+
+def test_batches_made_ahead_change_nothing_not_even_after_a_resume(start: AttemptStarter, straight: Attempt) -> None:
+    ahead = start("ahead", **TWELVE, dataloader_prefetch=True, dataloader_prefetch_qlen=3)
+    assert ahead.run() == ExitCode.DONE
+    assert_same_training(straight, ahead, 12)
+    newest = ahead.checkpoint(12)
+    newest.rename(newest.with_name("aside"))
+    (ahead.work_dir / "events.jsonl").unlink()
+    assert ahead.run() == ExitCode.DONE
+    resumed = {step: loss for step, loss in straight.losses().items() if step > 8}
+    assert ahead.losses() == resumed

@@ -9,7 +9,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from trainer.train.speed import make_adapters_lean
+from shared.contracts.training.loop import CommonSpec
+from trainer.train.speed import choose_kernels, compile_for_steps, make_adapters_lean
 
 Forward = tuple[Tensor, list[Tensor]]
 
@@ -76,3 +77,59 @@ def test_a_lean_adapter_under_autocast_returns_what_the_base_returns() -> None:
 def test_adapters_of_another_kind_keep_pefts_forward() -> None:
     assert make_adapters_lean(_network(use_dora=True)) == 0
     assert make_adapters_lean(_network(lora_bias=True, target_modules=["0"])) == 0
+
+
+class Block(nn.Module):
+    """One of several."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.inner(x).tanh()
+
+
+class Network(nn.Module):
+    """As diffusers' networks do, it names the blocks that repeat."""
+
+    _repeated_blocks = ["Block"]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(Block(), Block(), Block())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(x)
+
+
+def _spec(**settings: Any) -> CommonSpec:
+    return CommonSpec(model_type="lora", pretrained_model_name_or_path="base", **settings)
+
+
+@pytest.mark.parametrize(("regional", "said"), [(True, "3 blocks"), (False, "the whole network")])
+def test_a_compiled_network_gives_the_same_values_and_gradients(*, regional: bool, said: str) -> None:
+    torch.manual_seed(0)
+    network, x = Network(), torch.randn(4, 6)
+    wanted = _forward_and_gradients(network, x)
+    spec = _spec(dynamo_backend="aot_eager", dynamo_use_regional_compilation=regional)
+    assert compile_for_steps(network, spec) == said
+    compiled = [module for module in network.modules() if module._compiled_call_impl is not None]  # noqa: SLF001
+    assert compiled == ([*network.blocks] if regional else [network])
+    _assert_same(_forward_and_gradients(network, x), wanted)
+
+
+def test_nothing_is_compiled_unless_asked_for() -> None:
+    network = Network()
+    assert compile_for_steps(network, _spec()) is None
+    assert all(module._compiled_call_impl is None for module in network.modules())  # noqa: SLF001
+
+
+@pytest.mark.parametrize("off", [True, False])
+def test_tf32_is_used_unless_it_is_disabled(*, off: bool) -> None:
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    try:
+        choose_kernels(Network(), torch.device("cpu"), _spec(disable_tf32=off))
+        assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == (not off, not off)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

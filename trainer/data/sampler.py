@@ -3,6 +3,7 @@
 import math
 import random
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from shared.contracts.training.datasets import DatasetSpec
@@ -125,6 +126,10 @@ class Sampler:
             self._turn_over()
         message = f"no dataset is used in epoch {self.state.epoch + 1}, step {self.state.update}"
         raise AttemptFailed("bad_data", message, "Correct end_epoch and end_step of the datasets.")
+
+    def upcoming(self) -> Iterator[list[Visit]]:
+        """What is left of this epoch after the last batch; some of it may be passed over."""
+        return (self._batches[place] for place in range(self.state.position, len(self._batches)))
 
     def batches_of(self, epoch: int) -> list[list[Visit]]:
         """All batches of an epoch in order. What does not fill a last batch waits for another epoch's shuffle."""

@@ -23,7 +23,7 @@ from trainer.families.registry import family_entries, load_family
 from trainer.session import Prepared, Session
 from trainer.train.lora import Adapter
 from trainer.train.precision import Precision
-from trainer.train.speed import make_adapters_lean
+from trainer.train.speed import make_adapters_lean, speed_up
 from trainer.train.trainee import Trainee
 from trainer.train.whole import WholeModel
 from trainer.validate.render import Renderer, planned_samples, validation_prompts
@@ -122,6 +122,7 @@ def _trainee(
         make_adapters_lean(denoiser)
     if spec.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
+    speed_up(part.model, base.device, spec)
     task = DiffusionTask(family, base, part.model, spec, material.pictures, sampler, material.cached, identity)
     return Trainee(part, task, spec, precision, noise, _total_steps(spec, sampler))
 

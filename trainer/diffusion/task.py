@@ -8,10 +8,11 @@ import torch
 from torch import Generator, Tensor
 
 from shared.contracts.training.diffusion import DiffusionSpec
+from trainer.data.ahead import Ahead
 from trainer.data.discover import Picture
 from trainer.data.prepare import CachedTensors
-from trainer.data.sampler import Sampler, SamplerState
-from trainer.families.protocol import BaseModel, Family, collated, placed
+from trainer.data.sampler import Sampler, SamplerState, Visit
+from trainer.families.protocol import BaseModel, Conditioning, Family, collated, placed
 from trainer.train.noising import noising_for
 from trainer.train.objective import Batch, training_loss
 
@@ -26,6 +27,7 @@ class DiffusionTask:
         self._family, self._base, self._model, self._spec = family, base, model, spec
         self._noising = noising_for(family, base, spec)
         self._pictures, self._sampler, self._cached = pictures, sampler, cached
+        self._ahead = Ahead(self._made, _depth(spec, base.device))
         self.identity = identity
 
     @property
@@ -62,10 +64,23 @@ class DiffusionTask:
 
     def _loss(self, noise: Generator) -> Tensor:
         visits = self._sampler.next_batch()
-        latents, conditioning = self._cached.of_visits(self._pictures, visits)
-        placements = (self._pictures[visit.picture].placement for visit in visits)
-        conditioning.update(collated([self._family.conditioning_of(placement) for placement in placements]))
+        latents, conditioning = self._ahead.take(tuple(visits), map(tuple, self._sampler.upcoming()))
         device, dtype = self._base.device, self._base.dtype
-        batch = Batch(latents.to(device, dtype), placed(conditioning, device, dtype))
+        batch = Batch(latents.to(device, dtype, non_blocking=True), placed(conditioning, device, dtype))
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             return training_loss(self._family, self._model, batch, self._noising, noise, self._spec)
+
+    def _made(self, visits: tuple[Visit, ...]) -> tuple[Tensor, Conditioning]:
+        """Latents and conditioning of a batch on the CPU, from where a GPU can fetch them while it computes."""
+        latents, conditioning = self._cached.of_visits(self._pictures, list(visits))
+        placements = (self._pictures[visit.picture].placement for visit in visits)
+        conditioning.update(collated([self._family.conditioning_of(placement) for placement in placements]))
+        if self._base.device.type != "cuda":
+            return latents, conditioning
+        return latents.pin_memory(), {name: tensor.pin_memory() for name, tensor in conditioning.items()}
+
+
+def _depth(spec: DiffusionSpec, device: torch.device) -> int:
+    """How many batches are made ahead: where a device would wait for them, unless the config says otherwise."""
+    wanted = device.type == "cuda" if spec.dataloader_prefetch is None else spec.dataloader_prefetch
+    return spec.dataloader_prefetch_qlen if wanted else 0

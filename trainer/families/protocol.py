@@ -129,7 +129,7 @@ def collated(entries: list[Conditioning]) -> Conditioning:
 def placed(conditioning: Conditioning, device: torch.device, dtype: torch.dtype) -> Conditioning:
     """The same on another device; numbers with a point in another type, masks and counts as they are."""
     return {
-        name: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
+        name: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype, non_blocking=True)
         for name, tensor in conditioning.items()
     }
 

@@ -38,6 +38,9 @@ class Adapter:
         self.parameters: list[nn.Parameter] = [p for p in denoiser.parameters() if p.requires_grad]
         for parameter in self.parameters:
             parameter.data = parameter.data.float()
+        by_place = {parameter.data_ptr(): parameter for parameter in self.parameters}
+        # PEFT finds the names by a walk over the whole network, and the moving average asks at every step.
+        self._named = {name: by_place[value.data_ptr()] for name, value in get_peft_model_state_dict(denoiser).items()}
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -46,8 +49,7 @@ class Adapter:
 
     def tensors(self) -> dict[str, Tensor]:
         """The adapter's tensors by PEFT name, detached on the CPU."""
-        state = get_peft_model_state_dict(self.model)
-        return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
+        return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in self._named.items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Put tensors of the same names and shapes back."""

@@ -107,6 +107,9 @@ class DiffusionSpec(CommonSpec, frozen=True, kw_only=True):
     eval_dataset_id: str | None = None
     num_eval_images: int = 4
     eval_timesteps: int = 28
+    dataloader_prefetch: bool | None = None
+    """Make batches ahead in a thread; None means where a GPU would wait for them."""
+    dataloader_prefetch_qlen: int = 10
 
 
 _LIMITS: dict[str, tuple[float, float]] = {
@@ -122,6 +125,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "timestep_bias_portion": (0, 1), "flow_schedule_shift": (0, 100), "flow_sigmoid_scale": (0.001, 100),
     "flow_beta_schedule_alpha": (0.01, 100), "flow_beta_schedule_beta": (0.01, 100), "eval_timesteps": (1, 1000),
     "eval_steps_interval": (1, 10_000_000), "eval_epoch_interval": (1, 100_000), "num_eval_images": (1, 100_000),
+    "dataloader_prefetch_qlen": (1, 1000),
 }  # fmt: skip
 
 _FIELDS = {
@@ -318,6 +322,7 @@ _READ_AS: dict[tuple[str, object], str] = {
     ("base_model_precision", "no"): "no_change",
     ("base_model_precision", "fp32"): "no_change",
     ("timestep_bias_strategy", False): "none",
+    ("dynamo_backend", False): "no",
     ("lora_init_type", True): "default",
     ("lora_init_type", False): "gaussian",
 }

@@ -34,14 +34,14 @@ _PLACES = _words(
 _SPEED = _words(
     """
     attention_mechanism sageattention_usage enable_xformers_memory_efficient_attention fuse_qkv_projections
-    allow_tf32 disable_tf32 unet_attention_slice dataloader_prefetch dataloader_prefetch_qlen torch_num_threads
+    allow_tf32 unet_attention_slice torch_num_threads
     max_workers aws_max_pool_connections write_batch_size read_batch_size image_processing_batch_size
     text_embed_batch_size text_encoder_batch_size text_encoder_limit train_text_encoder_batch_size
     metadata_update_interval aspect_bucket_worker_count aspect_bucket_disable_rebuild enable_multiprocessing
     compress_disk_cache vae_cache_ondemand vae_cache_disable text_cache_ondemand text_cache_disable
     text_embed_full_cache vae_cache_scan_behaviour vae_enable_slicing vae_enable_patch_conv
     vae_enable_temporal_roll keep_vae_loaded fully_unload_text_encoder delete_model_after_load
-    offload_during_startup offload_during_save offload_param_path quantize_via dynamo_mode dynamo_fullgraph
+    offload_during_startup offload_during_save offload_param_path quantize_via dynamo_fullgraph
     dynamo_dynamic ema_device ema_foreach_disable ema_cpu_only fuse_optimizer set_grads_to_none gradient_precision
     accelerator_cache_clear_interval optimizer_release_gradients optimizer_offload_gradients
     optimizer_cpu_offload_method skip_file_discovery preserve_data_backend_cache print_filenames
@@ -149,8 +149,6 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     "gradient_checkpointing_backend": (("torch", None), "Use torch."),
     "gradient_checkpointing_segment_stride": (_OFF, "Use gradient_checkpointing_interval."),
     "gradient_checkpointing_offload_attention": (_OFF, _OFFLOADING),
-    "dynamo_backend": (_OFF, "Leave dynamo_backend at no."),
-    "dynamo_use_regional_compilation": (_OFF, "Leave it off."),
     **dict.fromkeys(
         ("enable_group_offload", "group_offload_text_encoder", "group_offload_vae", "musubi_blocks_to_swap", "ramtorch",
          "ramtorch_text_encoder", "ramtorch_vae", "ramtorch_controlnet"),

@@ -69,6 +69,11 @@ class CommonSpec(msgspec.Struct, frozen=True, kw_only=True):
     validation_disable: bool = False
     disable_benchmark: bool = False
     webhook_reporting_interval: int = 1
+    dynamo_backend: Literal["no", "inductor", "cudagraphs", "eager", "aot_eager"] = "no"
+    dynamo_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = None
+    dynamo_use_regional_compilation: bool = False
+    """Compile one of the blocks that repeat and not the whole network."""
+    disable_tf32: bool = False
     modelspec_comment: str | None = None
     delivery: DeliverySpec = DeliverySpec()
     ignored_keys: list[str] = []
