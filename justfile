@@ -34,6 +34,13 @@ setup-vendors: setup
     [ -x .venv-vendors/bin/python ] || {{ python }} -m venv --without-pip .venv-vendors
     .venv/bin/uv pip sync --quiet --require-hashes --python .venv-vendors/bin/python requirements/vendors.txt
 
+# Build the environment that compares the trainer with its peers (TRL, datasets) in .venv-bench
+[group('set up')]
+setup-bench: setup
+    {{ python }} trainer/setup_env.py --venv .venv-bench
+    .venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/bench.txt
+    .venv-bench/bin/python -m pip check --disable-pip-version-check
+
 # Run everything on this machine on one port; options as for `tunewright up`
 [group('run')]
 up *options: setup
@@ -143,6 +150,11 @@ sim *options: setup
 bench *options: setup
     {{ python }} -m tests.bench {{ options }}
 
+# Measure our training beside diffusers' scripts (--diffusers-examples DIR) and TRL; --write keeps it, --device cuda
+[group('test')]
+bench-trainer *options: setup-bench
+    {{ python }} -m tests.bench.trainer {{ options }}
+
 # Build and try the containers
 [group('test')]
 compose-smoke *options: setup
@@ -155,6 +167,7 @@ lock: setup
     {{ compile }} -c requirements/control-plane.txt requirements/dev.in -o requirements/dev.txt
     {{ compile }} requirements/vendors.in -o requirements/vendors.txt
     {{ compile }} -c requirements/vendors.txt deploy/runpod/requirements.in -o deploy/runpod/requirements.txt
+    {{ compile }} --no-deps -c trainer/requirements/trainer.txt requirements/bench.in -o requirements/bench.txt
 
 # Remove caches and what the demo made; environments and data directories stay
 [group('maintain')]

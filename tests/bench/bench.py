@@ -75,14 +75,10 @@ def ratio_at_most(bound: float) -> Target:
     return Target(bound, is_least=False, of_ratio=True)
 
 
-class Bench:
-    """What a benchmark gets: somewhere to work, and somewhere to put its figures."""
+class Figures:
+    """Where a benchmark puts its figures."""
 
-    def __init__(self, name: str, home: Path, postgres: EmbeddedPostgres, *, rounds: int = ROUNDS) -> None:
-        self.name = name
-        self.home = home
-        self.postgres = postgres
-        self.rounds = rounds
+    def __init__(self) -> None:
         self.results: list[Result] = []
 
     def record(
@@ -119,6 +115,17 @@ class Bench:
     def say(self, text: str) -> None:
         """Prints what is being done: some preparations take a while."""
         print(f"  · {text}", flush=True)
+
+
+class Bench(Figures):
+    """What a benchmark gets: somewhere to work, and somewhere to put its figures."""
+
+    def __init__(self, name: str, home: Path, postgres: EmbeddedPostgres, *, rounds: int = ROUNDS) -> None:
+        super().__init__()
+        self.name = name
+        self.home = home
+        self.postgres = postgres
+        self.rounds = rounds
 
     async def interleaved(
         self, *, rounds: int | None = None, **measures: Callable[[], Awaitable[float]]

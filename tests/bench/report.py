@@ -23,8 +23,10 @@ class Run(msgspec.Struct, kw_only=True):
     seconds: float
     stolen_percent: float | None = None
     """Of the processors' time, what the host gave to others meanwhile."""
-    before: Control
-    after: Control
+    before: Control | None = None
+    after: Control | None = None
+    software: str = ""
+    """What else the figures depend on, where it is not the machine's."""
     results: list[Result]
 
 
@@ -33,6 +35,11 @@ class Report(msgspec.Struct, kw_only=True):
 
     machine: Machine
     runs: dict[str, Run]
+
+
+def kept_machine(data: Path = DATA) -> Machine:
+    """The machine of the last written run."""
+    return msgspec.json.decode(data.read_bytes(), type=Report).machine
 
 
 def write(machine: Machine, runs: dict[str, Run], *, page: Path = PAGE, data: Path = DATA) -> None:
@@ -79,7 +86,7 @@ def _footnote(run: Run) -> str:
         )
 
     stolen = "" if run.stolen_percent is None else f", {run.stolen_percent:.0f} % of the processors stolen by the host"
-    return (
-        f"{run.measured_at}, commit {run.commit}, {run.seconds:.0f} s{stolen}. "
-        f"Control before: {felt(run.before)}; after: {felt(run.after)}."
-    )
+    parts = [f"{run.measured_at}, commit {run.commit}, {run.seconds:.0f} s{stolen}."]
+    if run.before is not None and run.after is not None:
+        parts.append(f"Control before: {felt(run.before)}; after: {felt(run.after)}.")
+    return " ".join([*parts, run.software]).rstrip()
