@@ -74,6 +74,11 @@ class Control:
                 self._flags[name].clear()
         return done
 
+    @property
+    def time_is_up(self) -> bool:
+        """Whether the time limit is reached."""
+        return self._max_run_s is not None and self._clock() - self._began_s >= self._max_run_s
+
     def raise_if_superseded(self) -> None:
         """Raise Superseded once the gateway has said so."""
         if self.superseded.is_set():
@@ -85,7 +90,7 @@ class Control:
             return Ending(self.gpu_fault.failure(), saves=self.gpu_fault.can_save)
         if self.stop.is_set():
             return Ending(AttemptFailed("preempted", f"stopped {where}", _GOES_ON))
-        if self._max_run_s is not None and self._clock() - self._began_s >= self._max_run_s:
+        if self.time_is_up:
             message = f"stopped {where}: the time limit of {self._max_run_s:g} s is reached"
             return Ending(AttemptFailed("preempted", message, _GOES_ON))
         return None

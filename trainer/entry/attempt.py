@@ -23,6 +23,8 @@ from trainer.report.spool import Spool
 
 _log = logging.getLogger("trainer")
 _LAST_TRY_S = 5.0
+_LIMIT_DRAIN_S = 240.0
+"""How long to deliver after the time limit: providers end the machine a few minutes later."""
 _NOTICES_OF_NO_USE = ("torchao", "torch.utils._pytree")
 """Libraries that warn at import about kernels and interfaces that nobody asked for; their errors still come through."""
 OUTBOX = "outbox.jsonl"
@@ -155,7 +157,10 @@ def _train_and_deliver(around: _Surroundings) -> None:
 def _fail(around: _Surroundings, failure: AttemptFailed) -> ExitCode:
     """Deliver what can be delivered (a checkpoint above all), report, and return the exit code."""
     _log.error("%s: %s", failure.kind, failure.message)
-    patience = Patience(around.control, around.options.drain_s, around.options.grace_s)
+    drain_s = around.options.drain_s
+    patience = Patience(
+        around.control, min(drain_s, _LIMIT_DRAIN_S) if around.control.time_is_up else drain_s, around.options.grace_s
+    )
     around.publisher.wait(patience)
     if around.control.superseded.is_set():
         return ExitCode.SUPERSEDED

@@ -10,6 +10,8 @@ from trainer.entry import inference
 from trainer.entry.attempt import Options, run_attempt
 
 _STANDARD_INPUT = 0
+_SECONDS = ("drain_s", "max_run_s")
+"""Options whose default comes from the environment."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,10 +28,6 @@ def _run(parsed: argparse.Namespace) -> int:
     control.install_signal_handlers()
     if parsed.stop_with_parent:
         threading.Thread(target=_stop_with_parent, args=(control,), name="parent-watch", daemon=True).start()
-    if parsed.max_run_s is not None:
-        limit = threading.Timer(parsed.max_run_s, control.stop.set)
-        limit.daemon = True
-        limit.start()
     options = Options(
         spec_path=parsed.spec,
         work_dir=parsed.work_dir.resolve(),
@@ -39,7 +37,7 @@ def _run(parsed: argparse.Namespace) -> int:
         device=parsed.device,
         offline=parsed.offline,
         cache_dir=parsed.cache_dir,
-        **({"drain_s": parsed.drain_s} if parsed.drain_s is not None else {}),
+        **{name: value for name in _SECONDS if (value := getattr(parsed, name)) is not None},
     )
     return int(run_attempt(options, control))
 
@@ -62,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--cache-dir", type=Path, help="share latents and text embeddings between attempts")
     run.add_argument("--offline", action="store_true", help="talk to no gateway; outputs stay in the work folder")
     run.add_argument("--drain-s", type=float, help="how long to wait for the gateway at the end (TRAINER_DRAIN_S)")
-    run.add_argument("--max-run-s", type=float, help="save, deliver and exit 75 after so many seconds")
+    run.add_argument("--max-run-s", type=float, help="save, deliver and exit 75 after so long (TRAINER_MAX_RUN_S)")
     run.add_argument("--stop-with-parent", action="store_true", help="stop when standard input is closed")
     run.set_defaults(start=_run)
     inference.add_commands(commands)
