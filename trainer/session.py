@@ -41,3 +41,5 @@ class Prepared:
     """Shows what the model can do now (pictures, or answers); leaves every source of chance untouched."""
     facts: dict[str, str]
     """What the model is, for the metadata of its files; the session adds job, step and config."""
+    companions: Callable[[Path], list[Path]] = lambda _folder: []
+    """Writes what belongs beside the result, after it (a tokenizer, a merged model), and returns the files."""

@@ -71,3 +71,50 @@ def start(tmp_path: Path, digits: Path, shared_cache: Path) -> Any:
     from attempts import AttemptStarter  # noqa: PLC0415
 
     return AttemptStarter(tmp_path, digits, shared_cache)
+
+
+@pytest.fixture(scope="session")
+def dialogues() -> list[tuple[str, str]]:
+    """Real questions and answers."""
+    from tiny.dialogues import pairs  # noqa: PLC0415
+
+    return pairs()
+
+
+@pytest.fixture(scope="session")
+def new_qwen(tmp_path_factory: pytest.TempPathFactory, dialogues: list[tuple[str, str]]) -> Path:
+    """A tiny Qwen2 with random weights."""
+    from tiny.qwen2 import build_qwen2  # noqa: PLC0415
+
+    texts = [f"{question} {answer}" for question, answer in dialogues]
+    return build_qwen2(tmp_path_factory.mktemp("models") / "new-qwen", texts)
+
+
+@pytest.fixture(scope="session")
+def dialogue_file(tmp_path_factory: pytest.TempPathFactory, dialogues: list[tuple[str, str]]) -> Path:
+    """All of them as chat rows, in a folder of their own."""
+    from tiny.dialogues import chat, write_jsonl  # noqa: PLC0415
+
+    return write_jsonl(tmp_path_factory.mktemp("rows") / "chat.jsonl", [chat(*pair) for pair in dialogues])
+
+
+@pytest.fixture(scope="session")
+def taught_qwen(tmp_path_factory: pytest.TempPathFactory, new_qwen: Path, dialogue_file: Path) -> Any:
+    """The attempt that trained the tiny Qwen2 whole on every dialogue; its output is a base that knows their words."""
+    from llm_runs import LlmAttempts  # noqa: PLC0415
+
+    start = LlmAttempts(tmp_path_factory.mktemp("taught"), new_qwen, dialogue_file)
+    attempt = start(
+        "taught", use_lora=False, max_steps=200, learning_rate=6e-3, batch_size=16, warmup_steps=10,
+        lr_scheduler="cosine", completion_only_loss=False, save_steps=1000,
+    )  # fmt: skip
+    assert attempt.run() == 0
+    return attempt
+
+
+@pytest.fixture
+def start_llm(tmp_path: Path, taught_qwen: Any, dialogue_file: Path) -> Any:
+    """A factory of attempts on the taught model."""
+    from llm_runs import LlmAttempts  # noqa: PLC0415
+
+    return LlmAttempts(tmp_path, taught_qwen.work_dir / "output", dialogue_file)

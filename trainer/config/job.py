@@ -10,6 +10,7 @@ from shared.contracts.run import RunSpec
 from shared.contracts.training.datasets import DatasetSpec
 from shared.contracts.training.problems import ConfigRejected
 from shared.contracts.training.spec import TrainingSpec, check_training
+from shared.contracts.training.text_datasets import TextDatasetSpec
 from trainer.failures import AttemptFailed
 
 
@@ -20,6 +21,7 @@ class Job:
     run: RunSpec
     training: TrainingSpec
     datasets: list[DatasetSpec]
+    text_datasets: list[TextDatasetSpec]
     config_hash: str
     """The hex sha256 of the submitted config in canonical JSON; written into every output."""
 
@@ -41,7 +43,13 @@ def checked_job(run: RunSpec) -> Job:
         message = "; ".join(f"{each.field}: {each.message}" for each in rejected.problems)
         advice = " ".join(dict.fromkeys(each.advice for each in rejected.problems))
         raise AttemptFailed("bad_config", message, advice) from rejected
-    return Job(run=run, training=checked.spec, datasets=checked.datasets, config_hash=config_hash(run))
+    return Job(
+        run=run,
+        training=checked.spec,
+        datasets=checked.datasets,
+        text_datasets=checked.text_datasets,
+        config_hash=config_hash(run),
+    )
 
 
 def config_hash(run: RunSpec) -> str:

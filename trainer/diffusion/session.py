@@ -38,9 +38,8 @@ class _Material:
     vae: Any
 
 
-def prepare(session: Session, precision: Precision) -> Prepared:
+def prepare(session: Session, spec: DiffusionSpec, precision: Precision) -> Prepared:
     """Everything up to the first step. Raises AttemptFailed or Superseded."""
-    spec = session.job.training
     family: Family = load_family(spec.model_family)
     folder = locate(spec.pretrained_model_name_or_path, spec.revision)
     base = BaseModel(folder, precision.device, precision.dtype, spec.variant, _schedule(spec))

@@ -11,9 +11,8 @@ from torch import Tensor
 from trainer import __version__
 from trainer.publish.publisher import Publication
 from trainer.publish.upload import OutgoingFile, StoredFile
-from trainer.session import Session
+from trainer.session import Prepared, Session
 from trainer.train.checkpoint import CheckpointWriter, prune
-from trainer.train.trainee import Trainee
 
 _EMA_FOLDER = "ema"
 
@@ -21,10 +20,10 @@ _EMA_FOLDER = "ema"
 class Publishing:
     """Writes outputs into the work folder and queues them for delivery."""
 
-    def __init__(self, session: Session, trainee: Trainee, model_facts: dict[str, str]) -> None:
-        self._job, self._work_dir, self.trainee = session.job, session.work_dir, trainee
+    def __init__(self, session: Session, prepared: Prepared) -> None:
+        self._job, self._work_dir, self.trainee = session.job, session.work_dir, prepared.trainee
         self._reporter, self._publisher = session.reporter, session.publisher
-        self._model_facts = model_facts
+        self._model_facts, self._companions = prepared.facts, prepared.companions
         self.artifacts: list[dict[str, Any]] = []
         """References of the delivered results, complete once the publisher is idle."""
 
@@ -43,11 +42,12 @@ class Publishing:
         self._reporter.phase("training")
 
     def publish_results(self) -> None:
-        """Write and queue the LoRA file, its moving average if there is one, and the manifest that lists them."""
+        """Write and queue the trained part, its average if there is one, what goes with it, and a manifest of all."""
         output, trainee = self._work_dir / "output", self.trainee
         paths = self._write_part(output, trainee.part.tensors(), trainee.step)
         if trainee.average is not None:
             paths.extend(self._write_part(output / _EMA_FOLDER, trainee.average.tensors, trainee.step))
+        paths.extend(self._companions(output))
         files = [OutgoingFile(path, path.relative_to(output).as_posix()) for path in paths]
         manifest = output / "manifest.json"
         manifest.write_text(json.dumps(self._manifest([file.name for file in files]), indent=1), encoding="utf-8")

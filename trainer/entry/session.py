@@ -5,13 +5,13 @@ from importlib.metadata import version
 
 import torch
 
+from shared.contracts.training.llm import LlmSpec
 from trainer import __version__
-from trainer.diffusion.session import prepare
 from trainer.entry.publication import Publishing
 from trainer.families.libraries import quieten_libraries
 from trainer.gpu import Device
 from trainer.gpu_watch import watching
-from trainer.session import Session
+from trainer.session import Prepared, Session
 from trainer.train.checkpoint import checkpoints_in, damage_of
 from trainer.train.loop import Hooks, train
 from trainer.train.precision import Precision, choose_precision, make_deterministic
@@ -38,9 +38,9 @@ def run(session: Session) -> Publishing:
 
 def _train(session: Session, precision: Precision) -> Publishing:
     spec, reporter, control = session.job.training, session.reporter, session.control
-    prepared = prepare(session, precision)
+    prepared = _prepared(session, precision)
     trainee = prepared.trainee
-    publishing = Publishing(session, trainee, prepared.facts)
+    publishing = Publishing(session, prepared)
     _resume(session, trainee)
     reporter.phase("training")
     wanted = (trainee.step == 0 and not spec.disable_benchmark) or spec.validation_on_startup
@@ -60,11 +60,24 @@ def _gpu(device: torch.device) -> tuple[Device | None, str]:
     return open_device(uuid), f"{torch.cuda.get_device_name(device)} {uuid}"
 
 
+def _prepared(session: Session, precision: Precision) -> Prepared:
+    """The kinds of training are imported when they are asked for: each brings libraries that take seconds to load."""
+    spec = session.job.training
+    if isinstance(spec, LlmSpec):
+        from trainer.llm.session import prepare  # noqa: PLC0415
+
+        return prepare(session, spec, precision)
+    from trainer.diffusion.session import prepare as prepare_diffusion  # noqa: PLC0415
+
+    return prepare_diffusion(session, spec, precision)
+
+
 def _say_hello(session: Session, precision: Precision) -> None:
     job, reporter = session.job, session.reporter
     if "hello" in reporter.spool.types:
         return  # a restart in the same folder: the spool goes on, and hello was said
-    ignored = [*job.training.ignored_keys, *(f"{each.id}.{key}" for each in job.datasets for key in each.ignored_keys)]
+    sources = [*job.datasets, *job.text_datasets]
+    ignored = [*job.training.ignored_keys, *(f"{each.id}.{key}" for each in sources for key in each.ignored_keys)]
     reporter.emit(
         "hello",
         trainer_version=__version__,

@@ -26,18 +26,20 @@ def locate(name_or_path: str, revision: str | None) -> Path:
         return folder
     if folder.exists() or folder.is_absolute() or name_or_path.startswith("."):
         raise AttemptFailed("unreachable", f"no diffusers model lies in {name_or_path}", _ADVICE)
+    return snapshot(name_or_path, revision, _PARTS, _ADVICE)
+
+
+def snapshot(name: str, revision: str | None, parts: list[str], advice: str) -> Path:
+    """The folder of a hub model, downloaded as far as `parts` match. Raises AttemptFailed(unreachable)."""
     # Imported here: the hub client is only needed for a base that is not a local folder.
     from huggingface_hub import snapshot_download  # noqa: PLC0415
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError  # noqa: PLC0415
 
     try:
-        return Path(
-            snapshot_download(name_or_path, revision=revision, allow_patterns=_PARTS, ignore_patterns=_OTHER_PROGRAMS)
-        )
+        return Path(snapshot_download(name, revision=revision, allow_patterns=parts, ignore_patterns=_OTHER_PROGRAMS))
     except (OSError, HfHubHTTPError, HFValidationError, ValueError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        message = f"the base model {name_or_path} was not found: {reason}"
-        raise AttemptFailed("unreachable", message, _ADVICE) from error
+        raise AttemptFailed("unreachable", f"the base model {name} was not found: {reason}", advice) from error
 
 
 def parts_of(folder: Path) -> list[str]:
@@ -57,11 +59,12 @@ def fingerprint(folder: Path, parts: tuple[str, ...]) -> str:
     for part in parts:
         for path in sorted((folder / part).rglob("*")):
             if path.is_file():
-                digest.update(f"{path.relative_to(folder).as_posix()}\0{_content_id(path)}\n".encode())
+                digest.update(f"{path.relative_to(folder).as_posix()}\0{content_id(path)}\n".encode())
     return digest.hexdigest()
 
 
-def _content_id(path: Path) -> str:
+def content_id(path: Path) -> str:
+    """A hash of a file; of a large one the size, head and tail stand for the whole."""
     size_bytes = path.stat().st_size
     if size_bytes < _WHOLE_HASH_BELOW_BYTES:
         return sha256_of(path)

@@ -131,7 +131,7 @@ def submit_command(
         problems.append(FieldProblem(field="config", code="missing", message="the config is empty", advice="Fill it."))
     try:
         checked = check_training(loaded.config, loaded.dataloader)
-        datasets = [DatasetRequest(dataset_id=each.id, path=each.instance_data_dir) for each in checked.datasets]
+        datasets = [DatasetRequest(dataset_id=each.id, path=each.instance_data_dir) for each in checked.sources]
     except ConfigRejected as refusal:
         problems.extend(refusal.problems)
     if problems := _secrets_first(secret_problems(loaded.config, loaded.dataloader), problems):

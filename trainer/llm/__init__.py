@@ -1,0 +1,1 @@
+"""Fine-tuning of language models: rows, tokens, batches, losses and predictions."""
