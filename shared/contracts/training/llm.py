@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 
 import msgspec
 
+from shared.contracts.training.delivery import DELIVERY_KEYS, check_delivery
 from shared.contracts.training.llm_keys import (
     ALIASES,
     DATASET_SECTIONS,
@@ -17,7 +18,7 @@ from shared.contracts.training.llm_keys import (
     SECTION_NAMES,
     SECTIONS,
 )
-from shared.contracts.training.loop import COMMON_LIMITS, CommonSpec, range_problems, steps_or_epochs
+from shared.contracts.training.loop import COMMON_LIMITS, CommonSpec, Scheduler, range_problems, steps_or_epochs
 from shared.contracts.training.problems import ConfigRejected, FieldProblem, not_one_value, problem, unknown_key
 from shared.contracts.training.values import bare_key, coerced, converted, shown
 
@@ -31,9 +32,8 @@ class LlmSpec(CommonSpec, frozen=True, kw_only=True):
     model_type: Literal["lora", "full"] = "lora"
     method: Method = "sft"
     lora_dropout: float = 0.0
-    use_dora: bool = False
     use_rslora: bool = False
-    lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine", "polynomial"] = "linear"
+    lr_scheduler: Scheduler = "linear"
     lr_end: float = 0.0
     warmup_ratio: float = 0.0
     """The share of all steps that the rate rises in; used when lr_warmup_steps is 0."""
@@ -97,11 +97,11 @@ _FIELDS = {
     field.name: field
     for struct in (LlmSpec, LlmSwitches)
     for field in msgspec.structs.fields(struct)
-    if field.name not in {"ignored_keys", "validate_each_epoch", "save_each_epoch"}
+    if field.name not in {"ignored_keys", "validate_each_epoch", "save_each_epoch", "delivery", *REFUSED}
 }
 KNOWN_KEYS = (
-    frozenset(_FIELDS) | ALIASES.keys() | IGNORED | frozenset(REFUSED) | SECTIONS.keys() | SECTION_NAMES.keys()
-    | DATASET_SECTIONS
+    frozenset(_FIELDS) | DELIVERY_KEYS | DATASET_SECTIONS
+    | ALIASES.keys() | IGNORED | REFUSED.keys() | SECTIONS.keys() | SECTION_NAMES.keys()
 )  # fmt: skip
 _TEXT_FIELDS = {"pretrained_model_name_or_path", "revision", "chat_template", "variant", "modelspec_comment"}
 _WORDS: dict[str, dict[object, object]] = {
@@ -109,7 +109,10 @@ _WORDS: dict[str, dict[object, object]] = {
         "bfloat16": "bf16", "float16": "fp16", "half": "fp16", "auto": "bf16",
         "float32": "no", "fp32": "no", False: "no",
     },
-    "optimizer": {"adamw_torch": "adamw", "adamw_torch_fused": "adamw", "adamw_hf": "adamw"},
+    "optimizer": {
+        "adamw_torch": "adamw", "adamw_torch_fused": "adamw", "adamw_hf": "adamw", "adamw_8bit": "bnb-adamw8bit",
+        "adamw_bnb_8bit": "bnb-adamw8bit", "paged_adamw_8bit": "bnb-adamw8bit-paged",
+    },
     "lora_init_type": {True: "default"},
     "quantization": {
         "int4": "4bit", "nf4": "4bit", "fp4": "4bit", "4": "4bit", 4: "4bit", "int8": "8bit", "8": "8bit", 8: "8bit",
@@ -148,10 +151,13 @@ def check_llm(config: dict[str, Any]) -> LlmSpec:
     values: dict[str, Any] = {}
     places: dict[str, str] = {}
     ignored: list[str] = []
+    delivered: dict[str, Any] = {name: config[name] for name in config if bare_key(name) == "output_dir"}
     for leaf in _leaves(config, problems):
         name = _meaning(leaf)
         value = coerced(leaf.value)
-        if name in REFUSED:
+        if name in DELIVERY_KEYS:
+            delivered[leaf.place] = leaf.value
+        elif name in REFUSED:
             problems.extend(_refusal(leaf, name, value))
         elif name in IGNORED:
             ignored.extend([leaf.place] if name != _FAMILY else [])
@@ -163,6 +169,10 @@ def check_llm(config: dict[str, Any]) -> LlmSpec:
             values[name], places[name] = leaf.value if name in _TEXT_FIELDS and value is not None else value, leaf.place
     typed = _typed(values, places, problems)
     spec = _decided(typed, places, problems)
+    spec["delivery"] = check_delivery(
+        {place.rpartition(".")[2]: value for place, value in delivered.items()}, family=None, problems=problems,
+        plain_lora=spec.get("model_type") != "full" and not spec.get("use_dora"),
+    )  # fmt: skip
     problems.extend(range_problems({**typed, **spec}, _LIMITS))
     if problems:
         raise ConfigRejected(_placed(problems, places))
@@ -188,7 +198,9 @@ def _leaves(config: dict[str, Any], problems: list[FieldProblem]) -> list[_Leaf]
             inner = SECTION_NAMES.get(key, key)
             if section == "" and key in DATASET_SECTIONS:
                 continue
-            if isinstance(value, dict) and inner in SECTIONS and depth < 2:  # noqa: PLR2004 -- top, section, its part
+            if key in DELIVERY_KEYS:
+                leaves.append(_Leaf(f"{place}{given}", section, key, value))
+            elif isinstance(value, dict) and inner in SECTIONS and depth < 2:  # noqa: PLR2004 -- top, section, its part
                 walk(cast("dict[str, Any]", value), inner, f"{place}{given}.", depth + 1)
             elif isinstance(value, dict) or (isinstance(value, list) and ALIASES.get(key, key) not in _LISTS):
                 if key not in IGNORED:

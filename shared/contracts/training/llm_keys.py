@@ -112,6 +112,13 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     "reward_model": (_OFF, "Only sft and dpo are trained here."),
     "ref_model": (_OFF, "The reference is the base model; remove it."),
     "deepspeed": (_OFF, "One machine trains with one process; remove it."),
+    "base_model_precision": (("no_change", *_OFF), "Use quantization 4bit or 8bit."),
+    "init_lora": (_OFF, "Start from the base model, or from a merged one."),
+    "variant": (_OFF, "Name the model's main weights."),
+    "gradient_checkpointing_interval": (_OFF, "Use gradient_checkpointing alone."),
+    "strict_epoch_limit": (_OFF, "Set num_epochs and leave max_steps out."),
+    "checkpoint_epoch_interval": (_OFF, "Use save_strategy epoch."),
+    "validation_epoch_interval": (_OFF, "Use eval_strategy epoch."),
     "fsdp": (_OFF, "One machine trains with one process; remove it."),
 }
 """Known keys that would change the result: refused by name unless switched off (the listed values)."""
