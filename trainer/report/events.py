@@ -10,7 +10,9 @@ from shared.contracts.run import ReportType, TrainerCommand
 from trainer.report.spool import Spool
 
 REPORT_TYPES = frozenset(cast("tuple[str, ...]", get_args(ReportType)))
-_SECRET_KEY = re.compile(r"(token|secret|password|access_key|api_key|credential)s?$", re.IGNORECASE)
+_SECRET_KEY = re.compile(
+    r"(?<!max_)(?<!max_new_)(token|secret|password|access_key|api_key|credential)s?$", re.IGNORECASE
+)
 _METRICS_KEPT_WHEN_THIN = 10
 REDACTED = "[redacted]"
 Outcome = Literal["done", "too_late", "unknown"]

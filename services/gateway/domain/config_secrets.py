@@ -17,6 +17,8 @@ _SECRET = re.compile(
     r"(?:^|_)(?:tokens?|secrets?|passw(?:or)?d|passphrase|auth|authorization|credentials?|bearer"
     r"|(?:api|access|secret|private)_?keys?)(?:_|$)"
 )
+_COUNT = re.compile(r"(?:max|min|num)_(?:\w+_)?tokens")
+"""Numbers of a language model's tokens, which are no secrets: `max_new_tokens`."""
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 MAX_DEPTH = 32
 
@@ -32,7 +34,8 @@ def secret_problems(config: dict[str, Any], dataloader: list[dict[str, Any]]) ->
 
 def is_secret_name(key: str) -> bool:
     """Whether a key is named like a secret, in any spelling: `--hub-token`, `apiKey`, `aws_secret_access_key`."""
-    return _SECRET.search(_CAMEL.sub("_", bare_key(key)).lower()) is not None
+    name = _CAMEL.sub("_", bare_key(key)).lower()
+    return _SECRET.search(name) is not None and _COUNT.fullmatch(name) is None
 
 
 def _secret_fields(value: Any, place: str, depth: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""A dataset folder as one tar whose bytes depend on names and contents alone.
+"""A dataset folder, or one file, as a tar whose bytes depend on names and contents alone.
 
 Names are sorted, times are zero, owners are root: the same files give the same tar on every machine, so it has the same
 address and is stored once.
@@ -52,18 +52,22 @@ class DatasetFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def survey(folder: str, bounds: Bounds, max_bytes: int) -> list[DatasetFile]:
-    """Every file of the folder, by name.
+    """Every file of the folder, by name; of a file (rows as JSONL) that file.
 
     Symbolic links are followed while they stay inside the roots and out of private directories.
 
     Raises:
-        UnusableDataset: the folder is missing, unreadable, empty, too large, outside the roots, private, or
+        UnusableDataset: it is missing, unreadable, empty, too large, outside the roots, private, or
             holds a special file or a link that leads out of the bounds.
     """
-    real_folder = _check_folder(folder, bounds)
+    real_path, found = _check_path(folder, bounds)
+    if stat.S_ISDIR(found.st_mode):
+        listed = _walk(real_path, "", bounds, (real_path,))
+    else:
+        listed = iter([DatasetFile(name=Path(folder).name, path=real_path, size_bytes=found.st_size)])
     files: list[DatasetFile] = []
     total_bytes = 0
-    for file in _walk(real_folder, "", bounds, (real_folder,)):
+    for file in listed:
         files.append(file)
         total_bytes += file.size_bytes
         if total_bytes > max_bytes:
@@ -93,13 +97,13 @@ def tar_blocks(files: Sequence[DatasetFile]) -> Iterator[bytes]:
     yield bytes(waiting)
 
 
-def _check_folder(folder: str, bounds: Bounds) -> Path:
+def _check_path(folder: str, bounds: Bounds) -> tuple[Path, os.stat_result]:
     allowed = ", ".join(str(root) for root in bounds.roots)
     if not folder.startswith("/") or "\0" in folder:
         raise UnusableDataset(f"{folder!r} is not an absolute path", "Write the whole path, starting with /.")
     try:
         real_folder = Path(folder).resolve(strict=True)
-        mode = real_folder.stat().st_mode
+        found = real_folder.stat()
     except (OSError, RuntimeError) as error:
         raise UnusableDataset(
             f"{folder} cannot be opened on the storage machine: {_reason(error)}",
@@ -115,9 +119,10 @@ def _check_folder(folder: str, bounds: Bounds) -> Path:
             f"{folder} is, holds or is inside a directory that Tunewright keeps for itself",
             "Move the dataset into a directory of its own.",
         )
-    if not stat.S_ISDIR(mode):
-        raise UnusableDataset(f"{folder} is not a folder", "Name the folder that holds the training files.")
-    return real_folder
+    if not stat.S_ISDIR(found.st_mode) and not stat.S_ISREG(found.st_mode):
+        advice = "Name the folder that holds the training files, or one file of rows."
+        raise UnusableDataset(f"{folder} is neither a folder nor a file", advice)
+    return real_folder, found
 
 
 def _walk(folder: Path, prefix: str, bounds: Bounds, chain: tuple[Path, ...]) -> Iterator[DatasetFile]:

@@ -19,7 +19,7 @@ from services.gateway.domain.submission import (
     request_digest,
     submit_command,
 )
-from shared.contracts.training import datasets, diffusion
+from shared.contracts.training import datasets, diffusion, llm, llm_keys
 from shared.contracts.training.problems import ConfigRejected
 from shared.problems import Rejected
 
@@ -158,6 +158,8 @@ def test_nothing_under_a_secrets_name_is_no_secret() -> None:
 def test_of_all_known_keys_only_the_token_has_a_secrets_name() -> None:
     assert [key for key in diffusion.KNOWN_KEYS if is_secret_name(key)] == ["hub_token"]
     assert not any(is_secret_name(key) for key in datasets.KNOWN_KEYS)
+    own = {name for names in llm_keys.SECTIONS.values() for name in names}
+    assert not any(is_secret_name(key) for key in own | llm.KNOWN_KEYS)
 
 
 @pytest.mark.parametrize(

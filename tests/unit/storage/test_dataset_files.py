@@ -54,6 +54,18 @@ def test_the_same_files_give_the_same_bytes_whatever_their_age_order_and_mode(pi
     assert packed(copy) == packed(pictures)
 
 
+def test_one_file_is_packed_alone(pictures: Path) -> None:
+    with tarfile.open(fileobj=io.BytesIO(packed(pictures / "a.png"))) as tar:
+        assert tar.getnames() == ["a.png"]
+    assert "is larger than" in refusal_of_size(pictures / "a.png", 999)
+
+
+def refusal_of_size(path: Path, limit_bytes: int) -> str:
+    with pytest.raises(UnusableDataset) as caught:
+        survey(str(path), Bounds(roots=[Path("/")]), limit_bytes)
+    return caught.value.message
+
+
 def test_a_changed_byte_changes_the_tar(pictures: Path) -> None:
     before = packed(pictures)
     (pictures / "b" / "2.txt").write_bytes(b"twO")
@@ -139,9 +151,9 @@ def test_what_is_no_file_is_refused(pictures: Path, make: Callable[[Path], None]
     assert str(pictures / "special") in refusal(pictures).message
 
 
-def test_missing_empty_relative_and_plain_file_paths_are_refused(pictures: Path, tmp_path: Path) -> None:
+def test_missing_empty_and_relative_paths_are_refused(pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "empty" / "deep").mkdir(parents=True)
-    for path in (tmp_path / "nowhere", tmp_path / "empty", "pictures", pictures / "a.png", f"{pictures}\0"):
+    for path in (tmp_path / "nowhere", tmp_path / "empty", "pictures", f"{pictures}\0"):
         assert str(path).rstrip("\0") in refusal(path).message
 
 
