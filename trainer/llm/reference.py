@@ -9,7 +9,6 @@ from torch import Tensor
 
 from trainer.control import Control
 from trainer.data.cache import TensorCache
-from trainer.failures import AttemptFailed
 from trainer.llm.part import LanguagePart
 from trainer.llm.tasks import DpoTask, digest_of
 from trainer.llm.tokens import Example
@@ -32,8 +31,8 @@ def reference_log_probabilities(
     with torch.no_grad(), part.as_reference():
         for start in range(0, len(order), _PAIRS_PER_ENTRY):
             control.raise_if_superseded()
-            if control.stop.is_set():
-                raise AttemptFailed("preempted", "stopped while preparing", "The job can be started again.")
+            if (ending := control.ending("while preparing")) is not None:
+                raise ending.failure
             group = order[start : start + _PAIRS_PER_ENTRY]
             some = [pairs[index] for index in group]
             key = hashlib.sha256(f"reference/{base_id}/{digest_of([e for pair in some for e in pair])}".encode())

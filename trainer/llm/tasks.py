@@ -77,9 +77,11 @@ class SftTask(LanguageTask):
 
     def losses(self, micro_batches: int, noise: Generator) -> Iterator[Tensor]:  # noqa: ARG002 -- nothing is drawn
         """Each batch's summed loss over the tokens of the whole update: every token weighs the same."""
-        batches = [self.batch([self._rows[index] for index in self._order.next_batch()]) for _ in range(micro_batches)]
+        chosen = [[self._rows[index] for index in self._order.next_batch()] for _ in range(micro_batches)]
+        batches = [self.batch(rows) for rows in chosen]
         total = sum(len(batch.targets) for batch in batches)
-        self._figures = {"learned_per_step": total}
+        examples = [example for rows in chosen for row in rows for example in row]
+        self._figures = {"samples": len(examples), "tokens": sum(map(len, examples))}
         for batch in batches:
             with self.mixed():
                 losses = token_losses(self._model, batch)
@@ -117,7 +119,7 @@ class DpoTask(LanguageTask):
                 loss = self.loss_of([self._pairs[index] for index in batch], self.reference[batch])
             made.append(loss)
             if len(made) == len(chosen):
-                self._figures = figures_of(made)
+                self._figures = {"samples": total, **figures_of(made)}
             yield loss.losses.sum() / total
 
     def evaluate(self, pairs: Sequence[tuple[Example, Example]]) -> dict[str, float]:

@@ -35,8 +35,7 @@ class Validation:
         if self.predictor is not None:
             figures.update(self._predict(self.predictor))
         if figures:
-            self.reporter.emit(
-                "metrics",
+            self.reporter.metrics(
                 step=self.trainee.step,
                 total_steps=self.trainee.total_steps,
                 epoch=self.trainee.task.epoch,
