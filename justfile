@@ -107,7 +107,12 @@ test-vendors *options: setup setup-trainer setup-vendors
 # The trainer's own tests, in its environment
 [group('test')]
 test-trainer *options: setup-trainer
-    {{ trainer_python }} -m pytest -c tests/trainer/pytest.ini tests/trainer -q {{ options }}
+    {{ trainer_python }} -m pytest -c tests/trainer/pytest.ini tests/trainer -q -m "not slow" {{ options }}
+
+# The trainer's long tests: every family learns for longer, and what else is too slow for each change
+[group('test')]
+learn *options: setup-trainer
+    {{ trainer_python }} -m pytest -c tests/trainer/pytest.ini tests/trainer -q -m slow {{ options }}
 
 # Faults at every step of the real system: 200 seeds; --seeds N, or --seed S to repeat one (docs/testing.md)
 [group('test')]

@@ -1,7 +1,9 @@
 # pyright: basic
 """Twelve families on one loop: each tiny model learns real digits, and its files work in the vendor's own pipeline."""
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +11,19 @@ import numpy as np
 import pytest
 import torch
 from attempts import AttemptStarter
-from family_runs import PROMPT, FamilyRun
+from family_runs import PROMPT, SIDE, FamilyRun
 from peft import PeftModel
 from peft.utils import get_peft_model_state_dict
 from PIL import Image
+from safetensors.torch import load_file
 from tiny.pipelines import RECIPES
 from torch import Tensor
 
+from trainer.families.protocol import RenderRequest, placed
+from trainer.train.lora import Adapter
 from trainer.train.noising import noising_for
-from trainer.train.objective import training_loss
+from trainer.train.objective import Batch, training_loss
+from trainer.train.speed import make_adapters_lean
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning"),
@@ -172,3 +178,49 @@ def test_full_fine_tuning_moves_the_weights_and_loads_with_from_pretrained(run: 
     moved = [name for name, tensor in tuned.state_dict().items() if not torch.equal(base[name], tensor)]
     assert len(moved) > len(base) // 2
     assert run.held_out_loss(tuned.eval()) < run.held_out_loss(run.family.load_denoiser(run.model))
+
+
+def test_half_precision_gives_gradients_and_a_sample(run: FamilyRun) -> None:
+    """As on a GPU: a bfloat16 base under autocast, a float32 adapter, recomputed blocks and a float32 VAE."""
+    base, family, half = replace(run.model, dtype=torch.bfloat16), run.family, torch.bfloat16
+    encoders = family.load_text_encoders(base)
+    empty, prompt = (family.encode_text(encoders, [text], run.spec.tokenizer_max_length) for text in ("", PROMPT))
+    denoiser = family.load_denoiser(base)
+    part = Adapter(family, denoiser, run.spec)
+    make_adapters_lean(denoiser)
+    denoiser.enable_gradient_checkpointing()
+    conditioning = {name: tensor[:2] for name, tensor in run.held_out.conditioning.items()}
+    batch = Batch(run.held_out.latents[:2].to(half), placed(conditioning, base.device, half))
+    noising = noising_for(family, base, run.spec)
+    with torch.autocast("cpu", half):
+        loss = training_loss(family, denoiser.train(), batch, noising, torch.Generator().manual_seed(1), run.spec)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    gradients = [parameter.grad for parameter in part.parameters if parameter.grad is not None]
+    assert len(gradients) > 0.9 * len(part.parameters)
+    assert all(gradient.dtype == torch.float32 and gradient.isfinite().all() for gradient in gradients)
+    request = RenderRequest(prompt, empty, seed=5, width=SIDE, height=SIDE, steps=2, guidance=3.0)
+    with torch.autocast("cpu", half):
+        picture = family.render(denoiser.eval(), run.vae, base, request)
+    assert picture.size == (SIDE, SIDE)
+
+
+@pytest.mark.parametrize(("name", "model_type"), [("pixart_sigma", "lora"), ("pixart_sigma", "full"), ("sdxl", "lora")])
+def test_a_checkpoint_goes_on_bit_for_bit(name: str, model_type: str, run_of: Callable[[str], FamilyRun]) -> None:
+    """Files that are named otherwise (PEFT's, a whole denoiser's) and conditioning by picture resume as FLUX does."""
+    run = run_of(name)
+    changes = {"max_train_steps": 4, "checkpointing_steps": 2, "validation_disable": True, "use_ema": True}
+    config = {**run.config, **changes, "model_type": model_type, "snr_gamma": 5, "lora_dropout": 0.1}
+    whole = run.start(f"{name}-{model_type}-whole", **config)
+    assert whole.run() == 0
+    resumed = run.start(f"{name}-{model_type}-resumed", **config)
+    shutil.copytree(whole.checkpoint(2), resumed.checkpoint(2))
+    assert resumed.run() == 0
+    assert list(resumed.losses()) == [3, 4]
+    assert resumed.losses().items() <= whole.losses().items()
+    one, other = (sorted((attempt.work_dir / "output").rglob("*.safetensors")) for attempt in (whole, resumed))
+    assert len(one) == len(other) == 2
+    for mine, theirs in zip(one, other, strict=True):
+        tensors, others = load_file(mine), load_file(theirs)
+        assert tensors.keys() == others.keys()
+        assert all(torch.equal(tensors[key], others[key]) for key in tensors)

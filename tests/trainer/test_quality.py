@@ -2,7 +2,6 @@
 import json
 from pathlib import Path
 
-import pytest
 from attempts import FIXTURE, AttemptStarter
 
 from shared.contracts.run import ExitCode
@@ -12,7 +11,6 @@ from trainer.quality import measure
 TRAINER = Path(__file__).parents[2] / "trainer"
 
 
-@pytest.mark.slow
 def test_the_demo_job_learns_the_colours_of_its_pictures(start: AttemptStarter, tmp_path: Path) -> None:
     """The end-to-end fact: loss falls, and renders come much closer to the training pictures than without the LoRA."""
     data = tmp_path / "hundred"
