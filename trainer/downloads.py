@@ -3,6 +3,7 @@
 Every address that a host name resolves to must be public, or lie in a network that the operator has allowed; the
 connection then goes to the address that was checked, so a name that changes its mind in between gains nothing.
 Redirects are followed by hand and checked the same way. A URL's query may hold a signature, so no message shows it.
+`s3://bucket/key` becomes a signed URL of the one S3 server that the operator has given access to.
 """
 
 import http
@@ -12,7 +13,8 @@ import shutil
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
@@ -37,6 +39,33 @@ class _Delayed(Exception):  # noqa: N818 -- an answer, not a fault
     """The other side cannot serve the file now."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class S3Access:
+    """The S3 server that `s3://` means here, and the operator's key to it. Without an endpoint it is Amazon's."""
+
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+    endpoint_url: str = ""
+    region: str = "us-east-1"
+
+    def signed(self, bucket: str, key: str) -> str:
+        """A URL that fetches one object, good for an hour."""
+        # Imported here: only an operator who sets a key needs it.
+        from obstore import sign  # noqa: PLC0415
+        from obstore.store import S3Store  # noqa: PLC0415
+
+        store = S3Store(
+            bucket,
+            endpoint=self.endpoint_url or f"https://{bucket}.s3.{self.region}.amazonaws.com",
+            access_key_id=self.access_key_id,
+            secret_access_key=self.secret_access_key,
+            region=self.region,
+            virtual_hosted_style_request=not self.endpoint_url,
+            client_options={"allow_http": True},
+        )
+        return sign(store, "GET", key, timedelta(hours=1))
+
+
 @dataclass(frozen=True)
 class DownloadRules:
     """Which addresses may be spoken to, how large a file may be, and how long one file is tried for."""
@@ -45,6 +74,7 @@ class DownloadRules:
     """Networks that are not public and are allowed all the same: the operator's choice, never a job's."""
     max_bytes: int = 100 * 1024**3
     patience_s: float = 600.0
+    s3: S3Access | None = None
 
     def allows(self, address: IpAddress) -> bool:
         """Whether a connection to `address` may be made."""
@@ -90,9 +120,10 @@ class Downloader:
         target.parent.mkdir(parents=True, exist_ok=True)
         backoff = Backoff()
         end = time.monotonic() + self._rules.patience_s
+        ours = url.lower().startswith("s3://")
         while True:
             try:
-                self._follow(httpx.URL(url), target)
+                self._follow(self._signed(url) if ours else httpx.URL(url), target, ours=ours)
             except httpx.InvalidURL as error:
                 raise _refused(url, f"is not a URL: {error}") from error
             except (httpx.HTTPError, _Delayed) as error:
@@ -106,9 +137,18 @@ class Downloader:
             else:
                 return
 
-    def _follow(self, url: httpx.URL, target: Path) -> None:
-        for _ in range(_MAX_REDIRECTS + 1):
-            request = self._checked_request(url)
+    def _signed(self, url: str) -> httpx.URL:
+        parsed = httpx.URL(url)
+        if self._rules.s3 is None:
+            raise _refused(url, "means an S3 server, and none is set up on this machine", _S3_ADVICE)
+        if not parsed.host or not parsed.path.strip("/"):
+            raise _refused(url, "must name a bucket and a key")
+        return httpx.URL(self._rules.s3.signed(parsed.host, parsed.path.lstrip("/")))
+
+    def _follow(self, url: httpx.URL, target: Path, *, ours: bool) -> None:
+        """`ours`: the first address is the operator's own choice, so it may be private."""
+        for hop in range(_MAX_REDIRECTS + 1):
+            request = self._checked_request(url, trusted=ours and hop == 0)
             response = self._http.send(request, stream=True)
             try:
                 if response.has_redirect_location:
@@ -121,22 +161,22 @@ class Downloader:
                 response.close()
         raise _refused(str(url), f"redirects more than {_MAX_REDIRECTS} times")
 
-    def _checked_request(self, url: httpx.URL) -> httpx.Request:
+    def _checked_request(self, url: httpx.URL, *, trusted: bool) -> httpx.Request:
         """A request to the checked address itself, with the host name in the Host header and in TLS."""
         if url.scheme not in _DEFAULT_PORTS or not url.host:
             raise _refused(str(url), "must begin with http:// or https://")
-        address = self._checked_address(url)
+        address = self._checked_address(url, trusted=trusted)
         extensions = {"sni_hostname": url.host} if url.scheme == "https" else {}
         headers = {"Host": url.netloc.decode("ascii").rpartition("@")[2], "Accept-Encoding": "identity"}
         return self._http.build_request("GET", url.copy_with(host=address), headers=headers, extensions=extensions)
 
-    def _checked_address(self, url: httpx.URL) -> str:
+    def _checked_address(self, url: httpx.URL, *, trusted: bool) -> str:
         try:
             addresses = self._resolve(url.host, url.port or _DEFAULT_PORTS[url.scheme])
         except OSError as error:
             raise _Delayed(f"the host name {url.host} cannot be resolved") from error
         for text in addresses:
-            if not self._rules.allows(ipaddress.ip_address(text.partition("%")[0])):
+            if not trusted and not self._rules.allows(ipaddress.ip_address(text.partition("%")[0])):
                 raise _refused(str(url), "leads to an address that is not public", _PRIVATE_ADVICE)
         return addresses[0]
 
@@ -174,6 +214,7 @@ _PRIVATE_ADVICE = (
     "Use a URL that is reachable from the internet, or let the operator of this worker add the network to "
     "TUNEWRIGHT_PRIVATE_NETWORKS."
 )
+_S3_ADVICE = "Give a presigned https URL, or let the operator of this worker set TUNEWRIGHT_S3_ACCESS_KEY_ID."
 
 
 def shown_url(url: str) -> str:

@@ -46,6 +46,7 @@ NOT_STRICT = frozenset(
         "tests/trainer/test_resume.py",
         "tests/trainer/test_sampling.py",
         "tests/trainer/test_speed.py",
+        "tests/trainer/test_stopping.py",
         "tests/trainer/test_training_keys.py",
         "tests/trainer/tiny/autoencoders.py",
         "tests/trainer/tiny/pipelines.py",

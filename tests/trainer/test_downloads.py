@@ -8,7 +8,7 @@ import pytest
 from receiver import Receiver
 
 from trainer.control import Control
-from trainer.downloads import Downloader, DownloadRules, networks_from, shown_url
+from trainer.downloads import Downloader, DownloadRules, S3Access, networks_from, shown_url
 from trainer.failures import AttemptFailed
 
 LOOPBACK = networks_from("127.0.0.0/8")
@@ -112,6 +112,19 @@ def test_a_missing_file_is_told_without_the_signature(fetch: Any) -> None:
     assert failed.value.kind == "unreachable"
     assert "HTTP 404" in failed.value.message
     assert "secret" not in failed.value.message
+
+
+def test_an_s3_url_is_signed_for_the_operators_server_alone(fetch: Any, receiver: Receiver) -> None:
+    receiver.files["/bucket/sets/a b.zip"] = b"content"
+    access = S3Access(access_key_id="key", secret_access_key="not shown", endpoint_url=receiver.url)
+    assert fetch("s3://bucket/sets/a b.zip", private_networks=(), s3=access) == b"content"
+    assert "X-Amz-Signature=" in receiver.asked[-1].path
+    assert "not shown" not in repr(access)
+    receiver.redirects["/bucket/away"] = f"{receiver.url}/bucket/sets/a b.zip"
+    with pytest.raises(AttemptFailed, match="not public"):
+        fetch("s3://bucket/away", private_networks=(), s3=access)
+    with pytest.raises(AttemptFailed, match="a bucket and a key"):
+        fetch("s3://bucket/", s3=access)
 
 
 def test_a_shown_url_has_no_user_and_no_query() -> None:

@@ -13,6 +13,7 @@ from trainer.entry.dialects import completed_config, completed_dataloader, famil
 from trainer.entry.intake import IntakeRules, TakenIn, take_in
 from trainer.entry.results import spoken
 from trainer.failures import AttemptFailed
+from trainer.families.registry import family_entries
 
 # As printed in the brief of the serverless handler.
 BRIEF_CONFIG = {
@@ -100,7 +101,9 @@ def test_the_control_planes_own_form_is_taken_with_its_token(tmp_path: Path) -> 
         ({"config": BRIEF_CONFIG, "dataset_files": [{"name": "x.png", "data": "*"}]}, "not base64"),
         ({"config": BRIEF_CONFIG, "dataset_files": [{"name": "/x.png", "data": "QQ=="}]}, "not a file name"),
         ({"config": BRIEF_CONFIG, "dataset_files": [{"name": "x.sh", "data": "QQ=="}]}, "neither an archive"),
-        ({"config": BRIEF_CONFIG, "dataset_url": "s3://bucket/x"}, "dataset_url[0]"),
+        ({"config": BRIEF_CONFIG, "dataset_files": [{"name": "../x.png", "data": "QQ=="}]}, "not a file name"),
+        ({"config": BRIEF_CONFIG, "dataset_url": "ftp://host/x"}, "dataset_url[0]"),
+        ({"config": BRIEF_CONFIG, "dataset_url": "s3://bucket/x"}, "none is set up on this machine"),
         ({"config": BRIEF_CONFIG, "max_run_s": -1}, "max_run_s"),
         ({"config": BRIEF_CONFIG, "job_id": "../x"}, "input.job_id"),
         ({"run_spec": {"job_id": 1}}, "input.run_spec"),
@@ -129,7 +132,7 @@ def test_a_dataloader_cannot_name_a_folder_outside_the_dataset(tmp_path: Path) -
         ("stabilityai/stable-diffusion-xl-base-1.0", "sdxl"),
         ("stabilityai/stable-diffusion-3.5-large", "sd3"),
         ("stable-diffusion-v1-5/stable-diffusion-v1-5", "sd1x"),
-        ("PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", "pixart"),
+        ("PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", "pixart_sigma"),
         ("Tongyi-MAI/Z-Image-Turbo", "z_image"),
         ("Qwen/Qwen-Image", "qwen_image"),
         ("Efficient-Large-Model/Sana_1600M_1024px_diffusers", "sana"),
@@ -144,6 +147,10 @@ def test_the_family_of_a_folder_is_read_from_its_pipeline(tmp_path: Path) -> Non
     base.mkdir()
     (base / "model_index.json").write_text(json.dumps({"_class_name": "SanaPipeline"}), encoding="utf-8")
     assert family_of(str(base)) == "sana"
+
+
+def test_every_family_that_is_built_can_be_read_from_a_name() -> None:
+    assert family_entries().keys() <= {family_of(f"someone/{family}-base") for family in family_entries()}
 
 
 def test_a_language_models_config_is_left_alone() -> None:

@@ -40,6 +40,26 @@ def short_config(**more: Any) -> dict[str, Any]:
     return {"model_name": str(BASE), **_TINY, **more}
 
 
+SHORT_DATALOADER = {"caption_extension": ".txt", "shuffle_tags": True, "keep_tokens": 1}
+"""As brief 004 prints it."""
+
+
+def full_dataloader(folder: Path) -> list[dict[str, Any]]:
+    """The same dataloader with everything said."""
+    shuffle = {"enable": True, "count": 4, "split_on": "comma", "position_start": 1}
+    return [
+        {
+            "id": "dataset",
+            "type": "local",
+            "dataset_type": "image",
+            "instance_data_dir": str(folder),
+            "caption_strategy": "textfile",
+            "caption_extension": ".txt",
+            "caption_shuffle": shuffle,
+        }
+    ]
+
+
 def full_config() -> dict[str, Any]:
     """The same config with everything said."""
     return {"pretrained_model_name_or_path": str(BASE), "model_family": "flux", "model_type": "lora", **_TINY}
@@ -90,7 +110,7 @@ def job_input(dataset_zip: bytes) -> dict[str, Any]:
         "job_id": JOB_ID,
         "dataset_files": [{"name": "squares.zip", "data": data}],
         "config": short_config(),
-        "dataloader": {"repeats": 0},
+        "dataloader": SHORT_DATALOADER,
     }
 
 
@@ -106,14 +126,13 @@ def folder_of_pictures(pictures: dict[str, bytes], tmp_path_factory: pytest.Temp
 def lora_of_the_command_line(folder_of_pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The sha256 of the LoRA that `python -m trainer run` makes of the job."""
     folder = tmp_path_factory.mktemp("command-line")
-    entry = {"id": "dataset", "type": "local", "caption_strategy": "textfile", "repeats": 0}
     spec = {
         "job_id": JOB_ID,
         "attempt_id": "by-hand",
         "attempt_number": 1,
         "gateway_url": None,
         "config": full_config(),
-        "dataloader": [{**entry, "instance_data_dir": str(folder_of_pictures)}],
+        "dataloader": full_dataloader(folder_of_pictures),
         "output_prefix": JOB_ID,
     }
     (folder / "spec.json").write_text(json.dumps(spec), encoding="utf-8")

@@ -16,7 +16,7 @@ import pytest
 from deploy.embedded.process import free_port
 from tests.simulators.loopback import Answer, Call, Loopback
 from tests.support.system import await_value
-from tests.vendors.conftest import JOB_ID, LORA, assert_nowhere, sha256, short_config
+from tests.vendors.conftest import JOB_ID, LORA, SHORT_DATALOADER, assert_nowhere, sha256, short_config
 from tests.vendors.programs import ROOT, environment, running, trainers_in, vendors_python
 
 FOLDER = ROOT / "deploy" / "replicate"
@@ -101,7 +101,13 @@ def trainings(replicate: Replicate, tmp_path_factory: pytest.TempPathFactory) ->
 def given(dataset_zip: bytes) -> dict[str, Any]:
     """The job as Replicate's users send it: objects as JSON text, the dataset as a file."""
     data = base64.b64encode(dataset_zip).decode()
-    return {"config": json.dumps(short_config()), "dataset": f"data:application/zip;base64,{data}", "job_id": JOB_ID}
+    loader = json.dumps(SHORT_DATALOADER)
+    return {
+        "config": json.dumps(short_config()),
+        "dataloader": loader,
+        "dataset": f"data:application/zip;base64,{data}",
+        "job_id": JOB_ID,
+    }
 
 
 @pytest.fixture(scope="module")

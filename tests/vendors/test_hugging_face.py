@@ -11,7 +11,7 @@ import pytest
 from shared.contracts.run import ExitCode
 from tests.simulators.hugging_face import TOKEN, HuggingFace
 from tests.trainer.receiver import Receiver
-from tests.vendors.conftest import JOB_ID, LORA, assert_nowhere, full_config, sha256
+from tests.vendors.conftest import JOB_ID, LORA, assert_nowhere, full_config, full_dataloader, sha256
 from tests.vendors.programs import ROOT, TRAINER_PYTHON, environment
 
 
@@ -38,21 +38,20 @@ def test_a_job_runs_its_command_and_reports_to_the_gateway(
     hub: HuggingFace, tmp_path: Path, folder_of_pictures: Path, lora_of_the_command_line: str
 ) -> None:
     receiver = Receiver()
-    entry = {"id": "dataset", "type": "local", "caption_strategy": "textfile", "repeats": 0}
     spec = {
         "job_id": JOB_ID,
         "attempt_id": "attempt-1",
         "attempt_number": 1,
         "gateway_url": receiver.url,
         "config": full_config(),
-        "dataloader": [{**entry, "instance_data_dir": str(folder_of_pictures)}],
+        "dataloader": full_dataloader(folder_of_pictures),
         "output_prefix": JOB_ID,
     }
     try:
         assert started(hub, tmp_path, {"run_spec": spec}, receiver.token) == "job1"
         (job,) = hub.jobs
         assert job.created["timeoutSeconds"] == 7200
-        assert job.created["environment"] == {"TUNEWRIGHT_MAX_RUN_S": "6900"}
+        assert job.created["environment"] == {"TUNEWRIGHT_MAX_RUN_S": "6300"}
         assert job.created["labels"]["tunewright-attempt"] == "attempt-1"
         assert receiver.token not in json.dumps({**job.created, "secrets": None})
         job.created["environment"].update(environment(tmp_path / "work"))

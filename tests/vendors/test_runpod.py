@@ -12,13 +12,15 @@ import httpx
 import pytest
 
 from deploy.embedded.process import free_port
+from shared.contracts.run import ExitCode
 from tests.simulators.loopback import Answer, Loopback
-from tests.simulators.runpod_queue import ENDPOINT, KEY, RunPodQueue
+from tests.simulators.runpod_queue import ENDPOINT, FINAL, KEY, RunPodQueue
 from tests.support.system import await_value
-from tests.vendors.conftest import LORA, assert_nowhere, sha256, short_config
+from tests.vendors.conftest import LORA, SHORT_DATALOADER, assert_nowhere, sha256, short_config
 from tests.vendors.programs import ROOT, environment, running, trainers_in, vendors_python
 
 HANDLER = str(ROOT / "deploy" / "runpod" / "handler.py")
+ATTEMPT_TOKEN = "attempt-token-2b91c04e"
 BUCKET_SECRET = "bucket-secret-5d0c1e77"
 _UNCHECKED = {"Authorization": "AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/s3/aws4_request, Signature=0"}
 """moto wants a signature and does not check it."""
@@ -72,7 +74,7 @@ class Worker:
 def worker(bucket: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Generator[Worker]:
     folder = tmp_path_factory.mktemp("worker")
     with RunPodQueue() as queue:
-        env = environment(folder / "work", **bucket, **queue.worker_environment())
+        env = environment(folder / "work", TRAINER_DRAIN_S="1", **bucket, **queue.worker_environment())
 
         def polls() -> bool:
             return any("/job-take/" in call.path for call in queue.calls)
@@ -108,7 +110,7 @@ def test_a_queued_job_ends_as_urls_that_anyone_can_fetch(
         body = {
             "dataset_url": f"{site.url}/set.zip?signature=unseen",
             "config": short_config(),
-            "dataloader": {"repeats": 0},
+            "dataloader": SHORT_DATALOADER,
             "job_id": "same-job",
         }
         job_id = worker.client(f"say(endpoint.run({{'input': {body!r}}}).job_id)")
@@ -126,11 +128,20 @@ def test_a_queued_job_ends_as_urls_that_anyone_can_fetch(
     assert not (worker.work_dir / "same-job").exists(), "delivered, so nothing stays"
 
 
-def test_a_cancelled_job_saves_and_its_trainer_is_gone(worker: Worker, job_input: dict[str, Any]) -> None:
-    long = {**job_input, "job_id": "cancelled", "config": short_config(num_train_epochs=0, max_train_steps=100_000)}
+def test_a_cancelled_job_on_s3_data_saves_and_its_trainer_is_gone(
+    worker: Worker, bucket: dict[str, str], dataset_zip: bytes
+) -> None:
+    place = f"{bucket['BUCKET_ENDPOINT_URL']}/results/sets/squares.zip"
+    httpx.put(place, content=dataset_zip, headers=_UNCHECKED).raise_for_status()
+    config = short_config(num_train_epochs=0, max_train_steps=100_000)
+    long = {"job_id": "cancelled", "dataset_url": "s3://results/sets/squares.zip", "config": config}
     job = worker.queue.submit({"input": long})
-    worker.queue.wait_until(lambda: any(each.get("step") for each in job.progress), "the first step")
-    assert trainers_in(worker.work_dir)
+
+    def trains() -> bool:
+        return any(each.get("step") for each in job.progress)
+
+    worker.queue.wait_until(lambda: trains() or job.status in FINAL, "the first step", limit_s=240)
+    assert trainers_in(worker.work_dir), job.error
     handle = f"runpod.endpoint.runner.Job({ENDPOINT!r}, {job.id!r}, endpoint.rp_client)"
     assert worker.client(f"job = {handle}; job.cancel(); say(job.status())") == "CANCELLED"
     await_value(60, "the trainer is gone", lambda: not trainers_in(worker.work_dir))
@@ -158,5 +169,23 @@ def test_a_wrong_input_fails_the_job_with_what_to_do(
     assert "Traceback" not in str(ended.error)
 
 
+def test_a_run_of_a_control_plane_answers_with_its_exit_code(worker: Worker) -> None:
+    spec: dict[str, Any] = {
+        "job_id": "job",
+        "attempt_id": "attempt-1",
+        "attempt_number": 1,
+        "gateway_url": f"http://127.0.0.1:{free_port()}",
+        "config": {"model_family": "flux", "lora_rnk": 4},
+        "dataloader": [],
+        "output_prefix": "job",
+    }
+    job = worker.queue.submit({"input": {"run_spec": spec, "token": ATTEMPT_TOKEN}})
+    ended = worker.queue.await_end(job.id)
+    assert ended.status == "FAILED"
+    assert ended.output["exit_code"] == ExitCode.BAD_CONFIG
+    assert str(ended.error).startswith("exit 64 (bad_config): ")
+    assert (worker.work_dir / "attempt-1" / "events.jsonl").exists()
+
+
 def test_no_secret_is_in_any_file_of_the_worker(worker: Worker) -> None:
-    assert_nowhere([KEY, BUCKET_SECRET, "signature=unseen"], worker.folder)
+    assert_nowhere([KEY, BUCKET_SECRET, ATTEMPT_TOKEN, "signature=unseen"], worker.folder)

@@ -146,9 +146,9 @@ class TrainerChild:
             command += ["--token-file", str(token)]
         if order.spec.gateway_url is None:
             command += ["--offline"]
-        if order.max_run_s is not None:
-            command += ["--max-run-s", str(order.max_run_s)]
         environ = {"TRAINER_GRACE_S": str(options.grace_s / 2), **trainer_environment(options.environ)}
+        if order.max_run_s is not None:
+            environ["TRAINER_MAX_RUN_S"] = str(order.max_run_s)
         with self.log_path.open("ab") as log:
             return subprocess.Popen(
                 command,

@@ -79,12 +79,19 @@ def _tuned(wish: Wish, folder: Path) -> _Tuned:
         weights = sorted(unpacked.glob("*.safetensors"))
     if not base:
         raise AttemptFailed("bad_config", "the LoRA does not say its base", "Name it with base_model.")
-    if (unpacked / _ADAPTER_CONFIG).is_file():
+    if _is_language_model(unpacked / _ADAPTER_CONFIG):
         return _Tuned(unpacked, is_language_model=True, base_model=base)
     if len(weights) != 1:
         message = f"the archive holds {len(weights)} weight files at its top"
         raise AttemptFailed("bad_data", message, "Give the tar that train made, or the .safetensors file.")
     return _Tuned(weights[0], is_language_model=False, base_model=base)
+
+
+def _is_language_model(adapter_config: Path) -> bool:
+    """PEFT says what an adapter is for; one for pictures has no task."""
+    if not adapter_config.is_file():
+        return False
+    return json.loads(adapter_config.read_text(encoding="utf-8")).get("task_type") == "CAUSAL_LM"
 
 
 def _base_of(unpacked: Path) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_MARGIN_S = 300
+_MARGIN_S = 900
 _LABEL = "tunewright-attempt"
 
 

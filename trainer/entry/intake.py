@@ -200,7 +200,7 @@ def _sources(given: dict[str, Any]) -> list[tuple[str, str]]:
         elif isinstance(each, dict) and member == "dataset_files":
             found.append(_named_file(cast("dict[str, Any]", each), index))
         else:
-            advice = "Use an http or https URL, or an object with name and data (base64) or url."
+            advice = "Use an http, https or s3 URL, or an object with name and data (base64) or url."
             raise _bad(f"{member}[{index}]", "this is neither a URL nor a named file", advice)
     return found
 
@@ -209,7 +209,7 @@ def _named_file(each: dict[str, Any], index: int) -> tuple[str, str]:
     name, url, data = each.get("name"), each.get("url"), each.get("data")
     place = f"dataset_files[{index}]"
     if url and not (isinstance(url, str) and _is_url(url)):
-        raise _bad(f"{place}.url", "it is not an http or https URL", "Correct it.")
+        raise _bad(f"{place}.url", "it is not an http, https or s3 URL", "Correct it.")
     if bool(url) == bool(data) or not isinstance(url or data, str):
         raise _bad(place, "one of data (base64) and url is needed", "Give exactly one.")
     path = PurePosixPath(str(name or PurePosixPath(unquote(urlsplit(str(url)).path)).name))
@@ -219,7 +219,7 @@ def _named_file(each: dict[str, Any], index: int) -> tuple[str, str]:
 
 
 def _is_url(text: str) -> bool:
-    return text.lower().startswith(("http://", "https://"))
+    return text.lower().startswith(("http://", "https://", "s3://"))
 
 
 def _decode(text: str, name: str, target: Path) -> None:

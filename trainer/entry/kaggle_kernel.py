@@ -52,6 +52,7 @@ def main() -> int:
         "TUNEWRIGHT_WORK_DIR": job["work_dir"] or str(scratch / "work"),
         "TUNEWRIGHT_MAX_RUN_S": str(job["max_run_s"]),
         "TUNEWRIGHT_GRACE_S": str(job["grace_s"]),
+        "TRAINER_CHECKPOINT_EVERY_S": "900",
     }
     command = [python, "-m", "trainer.entry.container"]
     return subprocess.run(command, cwd=code, env=environ, check=False).returncode

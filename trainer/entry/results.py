@@ -11,6 +11,8 @@ from typing import Any
 from shared.contracts.run import ReportLine
 
 LOG_NAME = "logs.txt"
+LORA_NAME = "pytorch_lora_weights.safetensors"
+"""A LoRA that is a model by itself: diffusers' form."""
 _METRICS = ("step", "total_steps", "epoch", "loss", "lr", "eta_s", "memory_bytes")
 _LINES_SHOWN = frozenset({"log", "warning", "phase", "failed"})
 
@@ -93,7 +95,7 @@ def spoken(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class Outputs:
-    """The files of a finished run: `model` is the result itself, a file, or a folder for models of many files."""
+    """The files of a finished run: `model` is the result itself, packed into one tar if it is more than one file."""
 
     model: Path
     files: list[Path]
@@ -116,8 +118,18 @@ def collect(story: Story, work_dir: Path) -> Outputs:
     """The results of a run that is done: everything below `output` and the rendered samples."""
     output = work_dir / "output"
     files = sorted(path for folder in (output, work_dir / "samples") for path in folder.rglob("*") if path.is_file())
-    weights = [path for path in files if path.suffix == ".safetensors" and path.parent == output]
-    return Outputs(model=weights[0] if len(weights) == 1 else output, files=files, log=write_log(story, work_dir))
+    alone = output / LORA_NAME
+    model = alone if alone.is_file() else _packed_model(output, work_dir / "model.tar")
+    return Outputs(model=model, files=files, log=write_log(story, work_dir))
+
+
+def _packed_model(output: Path, target: Path) -> Path:
+    """A model of many files, such as an adapter with its configuration, or a fully tuned one."""
+    with tarfile.open(target, "w") as tar:
+        for path in sorted(output.rglob("*")):
+            if path.is_file():
+                tar.add(path, path.relative_to(output))
+    return target
 
 
 def pack(outputs: Outputs, work_dir: Path, target: Path) -> Path:

@@ -147,10 +147,11 @@ class RunPodHandler:
             told = {"exit_code": code, "attempt_id": order.spec.attempt_id, "metrics": story.final_metrics()}
         elif code == ExitCode.DONE:
             outputs = collect(story, order.work_dir)
+            files = self._files(outputs, order, bucket)
             told = {
                 "training_logs": self._hand_over(outputs.log, order, bucket) or _tail(outputs.log),
-                "model_checkpoint": self._model(outputs, order, bucket),
-                "files": self._files(outputs, order, bucket),
+                "model_checkpoint": self._model(outputs, files, order, bucket),
+                "files": files,
                 "metrics": story.final_metrics(),
             }
         else:
@@ -166,12 +167,10 @@ class RunPodHandler:
             return {**told, "refresh_worker": True}
         return {**told, "error": describe_exit(code, story.failed, last_words), "refresh_worker": True}
 
-    def _model(self, outputs: Outputs, order: Order, bucket: Bucket | None) -> str | None:
+    def _model(self, outputs: Outputs, files: dict[str, str | None], order: Order, bucket: Bucket | None) -> str:
         """A URL; without a bucket the file itself as a data URL, or its place on the volume when it is large."""
         model = outputs.model
-        if not model.is_file():
-            return None if bucket is not None else str(model)
-        url = self._hand_over(model, order, bucket)
+        url = files.get(model.relative_to(order.work_dir).as_posix()) or self._hand_over(model, order, bucket)
         if url is None and model.stat().st_size <= _LARGEST_INLINE_BYTES:
             url = f"data:application/octet-stream;base64,{base64.b64encode(model.read_bytes()).decode()}"
         return url or str(model)

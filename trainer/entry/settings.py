@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from trainer.archives import ArchiveLimits
-from trainer.downloads import DownloadRules, networks_from
+from trainer.downloads import DownloadRules, S3Access, networks_from
 from trainer.entry.child import ChildOptions
 from trainer.entry.intake import IntakeRules
 
@@ -44,7 +44,10 @@ class EntrySettings:
         except ValueError as error:
             raise ValueError(f"{PREFIX}PRIVATE_NETWORKS: {error}") from error
         downloads = DownloadRules(
-            private_networks=networks, max_bytes=max_bytes, patience_s=_number(environ, "FETCH_S", 600.0)
+            private_networks=networks,
+            max_bytes=max_bytes,
+            patience_s=_number(environ, "FETCH_S", 600.0),
+            s3=_s3_access(environ),
         )
         return cls(
             work_dir=work_dir,
@@ -56,6 +59,23 @@ class EntrySettings:
             ),
             child=ChildOptions(python=python, device=device, grace_s=grace_s, environ=dict(environ)),
         )
+
+
+def _s3_access(environ: Mapping[str, str]) -> S3Access | None:
+    """`TUNEWRIGHT_S3_...`, or the bucket that RunPod's endpoint is configured with."""
+
+    def value(name: str) -> str:
+        return environ.get(f"{PREFIX}S3_{name}") or environ.get(f"BUCKET_{name}", "")
+
+    key, secret = value("ACCESS_KEY_ID"), value("SECRET_ACCESS_KEY")
+    if not key or not secret:
+        return None
+    return S3Access(
+        access_key_id=key,
+        secret_access_key=secret,
+        endpoint_url=value("ENDPOINT_URL"),
+        region=value("REGION") or S3Access.region,
+    )
 
 
 def _number(environ: Mapping[str, str], name: str, default: float) -> float:
