@@ -6,6 +6,8 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 volume=${TUNEWRIGHT_VOLUME:-/runpod-volume}
 export TRAINER_PYTHON=${TRAINER_PYTHON:-$root/.venv-trainer/bin/python}
+# The SDK's own default, DEBUG, writes every result with its signed URLs into the log.
+export RUNPOD_LOG_LEVEL=${RUNPOD_LOG_LEVEL:-INFO}
 
 # Base models and runs outlive the worker on a network volume: serverless mounts it at /runpod-volume.
 if [ -d "$volume" ]; then
