@@ -10,6 +10,7 @@ from trainer.control import Control
 from trainer.fetch import Fetcher
 from trainer.publish.publisher import Publisher
 from trainer.report.events import Reporter
+from trainer.train.task import Evaluation
 from trainer.train.trainee import Trainee
 
 
@@ -43,3 +44,4 @@ class Prepared:
     """What the model is, for the metadata of its files; the session adds job, step and config."""
     companions: Callable[[Path], list[Path]] = lambda _folder: []
     """Writes what belongs beside the result, after it (a tokenizer, a merged model), and returns the files."""
+    evaluation: Evaluation | None = None

@@ -115,7 +115,7 @@ class Attempt:
 
 
 class AttemptStarter:
-    """Builds attempts; keyword arguments override config keys."""
+    """Builds attempts; keyword arguments override config keys, `exactly` is a config of its own."""
 
     def __init__(self, folder: Path, digits: Path, cache: Path) -> None:
         self._folder, self._digits, self._cache = folder, digits, cache
@@ -123,7 +123,7 @@ class AttemptStarter:
     def __call__(
         self, name: str = "attempt", *, gateway: Any = None, dataloader: list[dict[str, Any]] | None = None,
         datasets: list[Any] | None = None, resume: ResumePoint | None = None, drain_s: float = 20,
-        cache: Path | None = None, **config: Any,
+        cache: Path | None = None, exactly: dict[str, Any] | None = None, **config: Any,
     ) -> Attempt:  # fmt: skip
         entry = {"id": "digits", "type": "local", "dataset_type": "image", "caption_strategy": "textfile"}
         run = RunSpec(
@@ -131,7 +131,7 @@ class AttemptStarter:
             attempt_id=name,
             attempt_number=1,
             gateway_url=gateway.url if gateway is not None else None,
-            config={**CONFIG, **{f"--{key}": value for key, value in config.items()}},
+            config=exactly or {**CONFIG, **{f"--{key}": value for key, value in config.items()}},
             dataloader=dataloader or [{**entry, "instance_data_dir": str(self._digits)}],
             datasets=datasets or [],
             resume=resume,

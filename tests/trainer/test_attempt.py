@@ -228,8 +228,8 @@ def test_a_missing_dataset_exits_65(start: AttemptStarter) -> None:
 def test_ten_losses_in_a_row_that_are_not_finite_end_the_attempt(
     start: AttemptStarter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    true_loss = objective.training_loss
-    monkeypatch.setattr(task, "training_loss", lambda *inputs: true_loss(*inputs) * float("nan"))
+    true_losses = objective.training_losses
+    monkeypatch.setattr(task, "training_losses", lambda *inputs: (loss * float("nan") for loss in true_losses(*inputs)))
     attempt = start("nan", max_train_steps=50, checkpointing_steps=50)
     assert attempt.run() == ExitCode.NAN_LOSS
     assert attempt.data("failed")[0]["kind"] == "nan_loss"
@@ -240,8 +240,8 @@ def test_ten_losses_in_a_row_that_are_not_finite_end_the_attempt(
 @pytest.mark.parametrize(
     ("error", "settings", "advice"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory"), {}, "gradient_checkpointing to true"),
-        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"), {"gradient_checkpointing": True}, "train_batch_size to 2"),
+        (torch.OutOfMemoryError("CUDA out of memory"), {}, "base_model_precision to int8-torchao"),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"), {"base_model_precision": "int8-torchao"}, "resolution to 24"),
         (MemoryError(), {"gradient_checkpointing": True, "train_batch_size": 1}, "resolution to 24"),
     ],
 )
@@ -251,7 +251,7 @@ def test_running_out_of_memory_names_the_setting_that_helps(
     def exhausted(*_inputs: object) -> None:
         raise error
 
-    monkeypatch.setattr(task, "training_loss", exhausted)
+    monkeypatch.setattr(task, "training_losses", exhausted)
     attempt = start("oom", **settings)
     assert attempt.run() == ExitCode.OUT_OF_MEMORY
     assert advice in attempt.data("failed")[0]["advice"]
@@ -261,7 +261,7 @@ def test_a_bug_becomes_an_internal_failure(start: AttemptStarter, monkeypatch: p
     def broken(*_inputs: object) -> None:
         raise RuntimeError("shapes differ")
 
-    monkeypatch.setattr(task, "training_loss", broken)
+    monkeypatch.setattr(task, "training_losses", broken)
     attempt = start("bug")
     assert attempt.run() == ExitCode.INTERNAL
     assert attempt.data("failed")[0]["message"] == "RuntimeError: shapes differ"

@@ -1,5 +1,6 @@
 """The order of training: a pure function of (seed, epoch, what there is), so that resuming needs three numbers."""
 
+import hashlib
 import math
 import random
 from collections import defaultdict
@@ -88,12 +89,21 @@ class Sampler:
     def __init__(
         self, pictures: list[Picture], plans: dict[str, Plan], seed: int, dropout: float, *, uniform: bool = False
     ) -> None:
-        self._pictures, self._plans, self._seed, self._dropout = pictures, plans, seed, dropout
+        self._plans, self._seed, self._dropout = plans, seed, dropout
+        self._uniform = uniform
+        self.pictures = pictures
+        """What visits number."""
         self.notes: list[str] = []
         """What was left out or added because a bucket cannot fill a batch, as sentences."""
         self._buckets = self._full_buckets(uniform=uniform)
         self.state = SamplerState()
         self._batches = self.batches_of(0)
+
+    @property
+    def identity(self) -> str:
+        """A hash of all settings that decide the order, apart from the pictures themselves."""
+        settings = (sorted(self._plans.items()), self._seed, self._dropout, self._uniform)
+        return hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
 
     def batches_in(self, epochs: int) -> int:
         """How many batches the first epochs have together."""
@@ -153,17 +163,17 @@ class Sampler:
             self.restore(SamplerState(self.state.epoch + 1, 0, self.state.update))
 
     def _in_use(self, batch: list[Visit]) -> bool:
-        plan = self._plans[self._pictures[batch[0].picture].dataset_id]
+        plan = self._plans[self.pictures[batch[0].picture].dataset_id]
         return plan.in_update(max(0, self.state.update - 1))
 
     def _visit(self, picture: int, order: random.Random) -> Visit:
-        caption = order.randrange(len(self._pictures[picture].captions))
+        caption = order.randrange(len(self.pictures[picture].captions))
         return Visit(picture, None if order.random() < self._dropout else caption)
 
     def _full_buckets(self, *, uniform: bool) -> list[Bucket]:
         found: dict[str, list[int]] = defaultdict(list)
         datasets: dict[str, str] = {}
-        for index, picture in enumerate(self._pictures):
+        for index, picture in enumerate(self.pictures):
             width, height = picture.placement.size
             key = f"{picture.dataset_id}/{width}x{height}"
             found[key].extend([index] * (self._plans[picture.dataset_id].repeats + 1))

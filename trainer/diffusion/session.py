@@ -21,9 +21,12 @@ from trainer.families.base_model import fingerprint, locate, text_parts
 from trainer.families.protocol import BaseModel, Family
 from trainer.families.registry import family_entries, load_family
 from trainer.session import Prepared, Session
-from trainer.train.lora import Adapter
+from trainer.train.checkpoint import room_for
+from trainer.train.lora import Adapter, begin_with
 from trainer.train.precision import Precision
+from trainer.train.quantise import quantise
 from trainer.train.speed import make_adapters_lean, speed_up
+from trainer.train.task import Evaluation
 from trainer.train.trainee import Trainee
 from trainer.train.whole import WholeModel
 from trainer.validate.render import Renderer, planned_samples, validation_prompts
@@ -45,7 +48,8 @@ def prepare(session: Session, spec: DiffusionSpec, precision: Precision) -> Prep
     base = BaseModel(folder, precision.device, precision.dtype, spec.variant, _schedule(spec))
     pictures = _pictures(session, spec, family.side_multiple(base))
     session.reporter.phase("caching")
-    material = _material(session, spec, family, base, pictures)
+    with room_for(session.cache_dir):
+        material = _material(session, spec, family, base, pictures)
     trainee = _trainee(session, spec, family, base, material, precision)
     renderer = Renderer(
         trainee=trainee,
@@ -59,7 +63,8 @@ def prepare(session: Session, spec: DiffusionSpec, precision: Precision) -> Prep
         reporter=session.reporter,
         publisher=session.publisher,
     )
-    return Prepared(trainee, renderer.render, _facts(spec, family.objective(base)))
+    facts = _facts(spec, family.objective(base))
+    return Prepared(trainee, renderer.render, facts, _evaluation(session, spec, material, trainee))
 
 
 def _pictures(session: Session, spec: DiffusionSpec, side_multiple: int) -> list[Picture]:
@@ -86,14 +91,17 @@ def _material(
     cache = TensorCache(session.cache_dir)
     encoding = Encoding(
         text_id=f"{family.name} {fingerprint(base.folder, text_parts(base.folder))}",
-        vae_id=f"{family.name} {fingerprint(base.folder, ('vae',))}",
+        vae_id=f"{family.name} {fingerprint(base.folder, ('vae',))}" + (" in tiles" if spec.vae_enable_tiling else ""),
         max_length=spec.tokenizer_max_length,
         dtype=str(base.dtype),
     )
     prompts = [caption for picture in pictures for caption in picture.captions]
-    cache_texts(family, base, encoding, ["", *prompts, *validation_prompts(spec).values()], cache, session.control)
+    drawn = [*validation_prompts(spec).values(), spec.validation_negative_prompt]
+    cache_texts(family, base, encoding, ["", *prompts, *drawn], cache, session.control)
     gc.collect()
     vae = family.load_vae(base)
+    if spec.vae_enable_tiling:
+        vae.enable_tiling()
     usable = cache_latents(
         family, vae, encoding, pictures, spec.vae_batch_size, cache, session.reporter, session.control
     )
@@ -109,21 +117,28 @@ def _trainee(
     sampler = _sampler(session, spec, material)
     identity = {
         "base": fingerprint(base.folder, (family.part,)),
-        "dataset": fingerprint_of(material.pictures),
+        "precision": spec.base_model_precision,
+        "dataset": fingerprint_of(sampler.pictures),
+        "order": sampler.identity,
     }
     whole = spec.model_type == "full"
     denoiser = family.load_denoiser(replace(base, dtype=torch.float32) if whole else base)
+    quantise(denoiser, spec.base_model_precision, base.device)
     # Seeded here and not earlier: what was loaded or cached before must not change the adapter's first values.
     torch.manual_seed(spec.seed)
     noise = torch.Generator().manual_seed(spec.seed)
-    part = WholeModel(denoiser) if whole else Adapter(family, denoiser, spec)
-    if not whole:
-        make_adapters_lean(denoiser)
-    if spec.gradient_checkpointing:
-        denoiser.enable_gradient_checkpointing()
+    part = WholeModel(denoiser) if whole else _adapter(family, denoiser, spec)
     speed_up(part.model, base.device, spec)
-    task = DiffusionTask(family, base, part.model, spec, material.pictures, sampler, material.cached, identity)
+    task = DiffusionTask(family, base, part.model, spec, sampler, material.cached, identity)
     return Trainee(part, task, spec, precision, noise, _total_steps(spec, sampler))
+
+
+def _adapter(family: Family, denoiser: Any, spec: DiffusionSpec) -> Adapter:
+    part = Adapter(family, denoiser, spec)
+    make_adapters_lean(denoiser)
+    if spec.init_lora is not None:
+        begin_with(part, spec.init_lora)
+    return part
 
 
 def _sampler(session: Session, spec: DiffusionSpec, material: _Material) -> Sampler:
@@ -138,6 +153,27 @@ def _sampler(session: Session, spec: DiffusionSpec, material: _Material) -> Samp
     for sentence in sampler.notes:
         session.reporter.warning("bucket_pruned", sentence)
     return sampler
+
+
+def _evaluation(session: Session, spec: DiffusionSpec, material: _Material, trainee: Trainee) -> Evaluation | None:
+    """The loss on the pictures of the eval datasets, as often as asked for, else with the samples."""
+    wanted = [
+        dataset.id
+        for dataset in session.job.datasets
+        if dataset.dataset_type == "eval" and spec.eval_dataset_id in (None, dataset.id)
+    ]
+    if spec.eval_loss_disable or not wanted:
+        return None
+    held_out = [
+        picture
+        for dataset in wanted
+        for picture in [each for each in material.pictures if each.dataset_id == dataset][: spec.num_eval_images]
+    ]
+    task: Any = trainee.task
+    every_steps, every_epochs = spec.eval_steps_interval, spec.eval_epoch_interval
+    if every_steps is None and every_epochs is None:
+        every_steps, every_epochs = spec.validation_step_interval, spec.validation_epoch_interval
+    return Evaluation(lambda: task.held_out_loss(held_out, spec.eval_timesteps), every_steps, every_epochs)
 
 
 def _total_steps(spec: DiffusionSpec, sampler: Sampler) -> int:

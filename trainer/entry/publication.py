@@ -12,7 +12,7 @@ from trainer import __version__
 from trainer.publish.publisher import Publication
 from trainer.publish.upload import OutgoingFile, StoredFile
 from trainer.session import Prepared, Session
-from trainer.train.checkpoint import CheckpointWriter, prune
+from trainer.train.checkpoint import CheckpointWriter, prune, room_for
 
 _EMA_FOLDER = "ema"
 
@@ -31,7 +31,8 @@ class Publishing:
         """Save, queue the upload (manifest last) and delete what is beyond the limit."""
         root = self._work_dir / "checkpoints"
         self._reporter.phase("saving", f"step {self.trainee.step}")
-        folder = self.trainee.save(CheckpointWriter(root, self.trainee.step), self._write_part)
+        with room_for(root, self.trainee.spec.disk_low_bytes):
+            folder = self.trainee.save(CheckpointWriter(root, self.trainee.step), self._write_part)
         files = [OutgoingFile(folder.path / name, f"{folder.path.name}/{name}") for name in folder.file_names()]
 
         def report(stored: list[StoredFile]) -> None:
@@ -44,10 +45,11 @@ class Publishing:
     def publish_results(self) -> None:
         """Write and queue the trained part, its average if there is one, what goes with it, and a manifest of all."""
         output, trainee = self._work_dir / "output", self.trainee
-        paths = self._write_part(output, trainee.part.tensors(), trainee.step)
-        if trainee.average is not None:
-            paths.extend(self._write_part(output / _EMA_FOLDER, trainee.average.tensors, trainee.step))
-        paths.extend(self._companions(output))
+        with room_for(output):
+            paths = self._write_part(output, trainee.part.tensors(), trainee.step)
+            if trainee.average is not None:
+                paths.extend(self._write_part(output / _EMA_FOLDER, trainee.average.tensors, trainee.step))
+            paths.extend(self._companions(output))
         files = [OutgoingFile(path, path.relative_to(output).as_posix()) for path in paths]
         manifest = output / "manifest.json"
         manifest.write_text(json.dumps(self._manifest([file.name for file in files]), indent=1), encoding="utf-8")

@@ -46,7 +46,8 @@ def _train(session: Session, precision: Precision) -> Publishing:
     wanted = (trainee.step == 0 and not spec.disable_benchmark) or spec.validation_on_startup
     if wanted and control.ending("before training") is None:
         prepared.validate()
-    train(trainee, Hooks(save=publishing.save_checkpoint, validate=prepared.validate), reporter, control)
+    hooks = Hooks(publishing.save_checkpoint, prepared.validate, prepared.evaluation)
+    train(trainee, hooks, reporter, control)
     return publishing
 
 

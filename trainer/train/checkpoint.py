@@ -1,21 +1,31 @@
 """Checkpoints: folders that appear whole or not at all, proven by a manifest, and enough to go on bit for bit."""
 
+import errno
 import json
 import os
 import random
 import re
 import shutil
+from collections.abc import Generator as Generator_
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Generator
 
+from trainer.failures import AttemptFailed
 from trainer.files import fsync_path, sha256_of
 
 MANIFEST_NAME = "manifest.json"
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_ROOM_SIGNS = (
+    "No space left on device", "Disk quota exceeded", "File too large", "PytorchStreamWriter failed",
+)  # fmt: skip
+_MORE_ROOM = "Free room there or choose a machine with a larger disk; lower checkpoints_total_limit; then resume."
 _FOLDER_NAME = re.compile(r"^checkpoint-(\d+)$")
 
 
@@ -32,15 +42,45 @@ class CheckpointFolder:
         return [*names, MANIFEST_NAME]
 
 
+@contextmanager
+def room_for(folder: Path, wanted_bytes: int = 0) -> Generator_[None]:
+    """What is written inside must find room. Raises AttemptFailed(disk_full) naming the folder when it does not.
+
+    With fewer than `wanted_bytes` free on the folder's disk nothing is written at all.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < wanted_bytes:
+        message = f"{free_bytes} bytes are free in {folder}, fewer than disk_low_threshold"
+        raise AttemptFailed("disk_full", message, _MORE_ROOM)
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if _is_disk_full(error):
+            for left in folder.glob(".tmp-*"):
+                shutil.rmtree(left, ignore_errors=True)  # room for the report of this failure, if for nothing else
+            message = f"the disk of {folder} is full ({shutil.disk_usage(folder).free} bytes free)"
+            raise AttemptFailed("disk_full", message, _MORE_ROOM) from error
+        raise
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    """By its number, or by its text: safetensors and torch write files in other languages, which lose the number."""
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        return True
+    return any(sign in str(error) for sign in _NO_ROOM_SIGNS)
+
+
 class CheckpointWriter:
     """Fill `scratch` with files, then `commit`. A folder that was never committed is never read."""
 
     def __init__(self, root: Path, step: int) -> None:
         root.mkdir(parents=True, exist_ok=True)
+        for left in root.glob(".tmp-*"):
+            shutil.rmtree(left, ignore_errors=True)
         self._root = root
         self._step = step
         self.scratch = root / f".tmp-{step}-{os.getpid()}"
-        shutil.rmtree(self.scratch, ignore_errors=True)
         self.scratch.mkdir()
 
     def write_json(self, name: str, value: Any) -> None:
@@ -114,3 +154,18 @@ def restore_random_states(states: dict[str, Any], noise: Generator) -> None:
     if torch.cuda.is_available() and states["cuda"]:
         torch.cuda.set_rng_state_all(states["cuda"])
     noise.set_state(states["noise"])
+
+
+def draws(noise: Generator) -> list[torch.Tensor]:
+    """The states of the sources that an update draws from, quick to take: torch's own, `noise`, each GPU's."""
+    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return [torch.get_rng_state(), noise.get_state(), *on_gpus]
+
+
+def restore_draws(states: list[torch.Tensor], noise: Generator) -> None:
+    """Put what `draws` took back, so that the same update draws the same again."""
+    own, drawn, *on_gpus = states
+    torch.set_rng_state(own)
+    noise.set_state(drawn)
+    if on_gpus:
+        torch.cuda.set_rng_state_all(on_gpus)

@@ -8,7 +8,8 @@ import torch
 
 from trainer.control import Control
 from trainer.report.events import Reporter
-from trainer.train.memory import memory_numbers, out_of_memory_failure
+from trainer.train.memory import is_out_of_memory, memory_numbers
+from trainer.train.task import Evaluation
 from trainer.train.trainee import Trainee, Update
 
 _log = logging.getLogger("trainer.train")
@@ -17,10 +18,11 @@ _COUNTS = {"samples", "tokens"}
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop calls besides updating: both run between steps and leave every source of chance untouched."""
+    """What the loop calls besides updating: all run between steps and leave every source of chance untouched."""
 
     save: Callable[[], None]
     validate: Callable[[], None]
+    evaluation: Evaluation | None = None
 
 
 def train(trainee: Trainee, hooks: Hooks, reporter: Reporter, control: Control) -> None:
@@ -32,35 +34,60 @@ def train(trainee: Trainee, hooks: Hooks, reporter: Reporter, control: Control) 
             if ending.saves and trainee.step > saved_at:
                 hooks.save()
             raise ending.failure
+        epoch = trainee.task.epoch
         try:
             update = trainee.update()
         except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-            raise out_of_memory_failure(error, spec, trainee.task) from error
-        last = trainee.step == trainee.total_steps
-        _report(update, trainee, reporter, last=last)
-        if last or trainee.step % spec.checkpoint_step_interval == 0 or control.checkpoint_is_due():
+            if not is_out_of_memory(error):
+                raise
+            reporter.warning("adapted", trainee.adapt())
+            continue
+        now = Moment(trainee.step, epoch, trainee.task.epoch, last=trainee.step == trainee.total_steps)
+        due = hooks.evaluation is not None and now.is_due(hooks.evaluation.every_steps, hooks.evaluation.every_epochs)
+        eval_loss = hooks.evaluation.measure() if hooks.evaluation is not None and due else None
+        _report(update, trainee, reporter, last=now.last, eval_loss=eval_loss)
+        if now.is_due(spec.checkpoint_step_interval, spec.checkpoint_epoch_interval) or control.checkpoint_is_due():
             hooks.save()
             saved_at = trainee.step
             reporter.carried_out(control.checkpoint_saved())
-        if last or trainee.step % spec.validation_step_interval == 0 or control.sample_now.is_set():
+        if now.is_due(spec.validation_step_interval, spec.validation_epoch_interval) or control.sample_now.is_set():
             hooks.validate()
             reporter.carried_out(control.carried_out("sample_now"))
 
 
-def _report(update: Update, trainee: Trainee, reporter: Reporter, *, last: bool) -> None:
+@dataclass(frozen=True)
+class Moment:
+    """Where training stands after an update: epochs are counted from 0, before and after it."""
+
+    step: int
+    epoch_before: int
+    epoch: int
+    last: bool
+
+    def is_due(self, every_steps: int | None, every_epochs: int | None) -> bool:
+        """Whether something that comes every so many steps or epochs, and at the end, comes now."""
+        by_step = every_steps is not None and self.step % every_steps == 0
+        by_epoch = every_epochs is not None and self.epoch // every_epochs > self.epoch_before // every_epochs
+        return self.last or by_step or by_epoch
+
+
+def _report(update: Update, trainee: Trainee, reporter: Reporter, *, last: bool, eval_loss: float | None) -> None:
     reporter.step = update.step
     if update.loss is None:
-        reporter.warning("loss_not_finite", f"the loss of step {update.step} is not finite; the update was skipped")
+        samples = f" for {', '.join(update.suspects)}" if update.suspects else ""
+        sentence = f"the loss of step {update.step} is not finite{samples}; the update was skipped"
+        reporter.warning("loss_not_finite", sentence)
     every_tenth_part = max(1, trainee.total_steps // 10)
     if update.step % every_tenth_part == 0 or last:
         _log.info("step %d/%d, loss %s", update.step, trainee.total_steps, update.loss)
-    if not (last or update.step % trainee.spec.webhook_reporting_interval == 0):
+    if not (last or eval_loss is not None or update.step % trainee.spec.webhook_reporting_interval == 0):
         return
     reporter.metrics(
         step=update.step,
         total_steps=trainee.total_steps,
         epoch=update.epoch,
         loss=update.loss,
+        **({"eval_loss": eval_loss} if eval_loss is not None else {}),
         lr=update.learning_rate,
         grad_norm=update.grad_norm,
         step_s=round(update.step_s, 4),

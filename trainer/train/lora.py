@@ -1,6 +1,7 @@
 # pyright: basic
 """The trained part: low-rank adapters on a frozen network, how they are read out, put back and written."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,14 @@ class Adapter:
             lora_alpha=spec.effective_lora_alpha,  # pyright: ignore[reportArgumentType] -- PEFT divides only
             lora_dropout=spec.lora_dropout,
             init_lora_weights="gaussian" if spec.lora_init_type == "gaussian" else True,
+            use_dora=spec.use_dora,
             target_modules=targets,
         )
         try:
-            family.add_adapter(denoiser, self.config)
+            with warnings.catch_warnings():
+                # That no adapter can be merged into a packed base is nothing to warn of: none is merged here.
+                warnings.filterwarnings("ignore", message="TorchaoLoraLinear was instantiated")
+                family.add_adapter(denoiser, self.config)
         except ValueError as error:
             advice = "Choose other targets; this base model has no such layers."
             raise AttemptFailed("bad_config", f"no layer matches {', '.join(targets)}", advice) from error
@@ -44,8 +49,13 @@ class Adapter:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Rank, alpha and targets."""
-        return {"rank": self.config.r, "alpha": self.config.lora_alpha, "targets": self._targets}
+        """Rank, alpha, targets and whether weights are decomposed."""
+        return {
+            "rank": self.config.r,
+            "alpha": self.config.lora_alpha,
+            "targets": self._targets,
+            "dora": self.config.use_dora,
+        }
 
     def tensors(self) -> dict[str, Tensor]:
         """The adapter's tensors by PEFT name, detached on the CPU."""
@@ -70,3 +80,25 @@ class Adapter:
     def read(self, folder: Path) -> dict[str, Tensor]:
         """The tensors of the file that `write` wrote, by PEFT name."""
         return self._family.read_lora(folder)
+
+
+def begin_with(part: Adapter, name: str) -> None:
+    """Start from the weights of another adapter: the folder that a training wrote, or the file in it.
+
+    Raises AttemptFailed(bad_config) when it is not there, or when its layers or its rank are others.
+    """
+    path = Path(name).expanduser()
+    folder = path.parent if path.is_file() else path
+    if not any(folder.glob("*.safetensors")):
+        advice = "Give init_lora as the folder of a trained adapter on the training machine."
+        raise AttemptFailed("bad_config", f"no adapter lies in {name}", advice)
+    given, own = part.read(folder), part.tensors()
+    differing = sorted(
+        key
+        for key in given.keys() | own.keys()
+        if key not in given or key not in own or given[key].shape != own[key].shape
+    )
+    if differing:
+        message = f"the adapter in {name} differs from this one in {len(differing)} tensors, such as {differing[0]}"
+        raise AttemptFailed("bad_config", message, "Set lora_rank, use_dora and the targets as they were for it.")
+    part.load(given)

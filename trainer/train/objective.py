@@ -2,7 +2,8 @@
 """The loss of a batch: noise it, ask the network, measure how far the answer is from the target."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -21,17 +22,38 @@ class Batch:
     conditioning: Conditioning
 
 
+def training_losses(
+    family: Family, denoiser: Any, batch: Batch, noising: Noising, noise: Generator, spec: DiffusionSpec, parts: int = 1
+) -> Iterator[Tensor]:
+    """The mean over the batch of each picture's weighted error, as that many scalars with gradient of the same sum.
+
+    Noise is drawn on the CPU from one generator and for the whole batch, so the same seed gives the same draws on every
+    device and in however many parts. The backward pass of each part should come before the next is asked for.
+    """
+    noised = noising.draw(batch.latents, noise)
+    count = len(batch.latents)
+    size = -(-count // parts)
+    for start in range(0, count, size):
+        rows = slice(start, start + size)
+        part = rows_of(noised, rows)
+        conditioning = {name: tensor[rows] for name, tensor in batch.conditioning.items()}
+        predicted = family.predict(denoiser, part.noisy, part.time, conditioning, spec.flux_guidance_value)
+        errors = errors_of(predicted.float(), part, spec).flatten(1).mean(1)
+        yield (errors if part.weight is None else errors * part.weight).sum() / count
+
+
 def training_loss(
     family: Family, denoiser: Any, batch: Batch, noising: Noising, noise: Generator, spec: DiffusionSpec
 ) -> Tensor:
-    """The mean over the batch of each picture's weighted error, a scalar with gradient.
+    """The mean over the batch of each picture's weighted error, in one scalar."""
+    return next(training_losses(family, denoiser, batch, noising, noise, spec))
 
-    Noise is drawn on the CPU from one generator, so the same seed gives the same draws on every device.
-    """
-    noised = noising.draw(batch.latents, noise)
-    predicted = family.predict(denoiser, noised.noisy, noised.time, batch.conditioning, spec.flux_guidance_value)
-    errors = errors_of(predicted.float(), noised, spec).flatten(1).mean(1)
-    return (errors if noised.weight is None else errors * noised.weight).mean()
+
+def rows_of(noised: Noised, rows: slice) -> Noised:
+    """Some pictures of a batch."""
+    kept: dict[str, Any] = {field.name: getattr(noised, field.name) for field in fields(noised)}
+    chosen: dict[str, Any] = {name: None if value is None else value[rows] for name, value in kept.items()}
+    return Noised(**chosen)
 
 
 def errors_of(predicted: Tensor, noised: Noised, spec: DiffusionSpec) -> Tensor:

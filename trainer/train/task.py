@@ -1,9 +1,10 @@
 # pyright: basic
 """What the one training loop asks of whatever is trained: losses in a repeatable order, and a part that learns."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Generator, Tensor, nn
 
@@ -47,6 +48,33 @@ class Task(Protocol):
     def advice_for_less_memory(self) -> str:
         """What to set when the smallest batch does not fit either."""
         ...
+
+
+@runtime_checkable
+class Divisible(Protocol):
+    """A task whose micro-batches can be taken in parts, for less memory at a time."""
+
+    def divide(self, parts: int) -> bool:
+        """From now on each micro-batch comes as this many losses of the same sum; False when it has too few samples."""
+        ...
+
+
+@runtime_checkable
+class Naming(Protocol):
+    """A task that knows its samples by name."""
+
+    def samples_of(self, loss: int) -> list[str]:
+        """What the loss of this number in the last update was computed from, as a user knows it: file names."""
+        ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The loss on samples that are never trained on, and when it is measured besides at the end."""
+
+    measure: Callable[[], float]
+    every_steps: int | None
+    every_epochs: int | None
 
 
 class TrainedPart(Protocol):

@@ -94,8 +94,8 @@ class Renderer:
 
     def _draw(self, sample: Sample, suffix: str) -> None:
         request = RenderRequest(
-            self.cached.conditioning([sample.prompt]), self.cached.conditioning([""]), sample.seed, sample.width,
-            sample.height,
+            self.cached.conditioning([sample.prompt]), self.cached.conditioning([self.spec.validation_negative_prompt]),
+            sample.seed, sample.width, sample.height,
             self.spec.validation_num_inference_steps, self.spec.validation_guidance,
         )  # fmt: skip
         mixed = self.base.dtype != torch.float32

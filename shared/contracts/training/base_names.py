@@ -24,24 +24,12 @@ FLAVOURS: dict[str, dict[str, str]] = {
 WITHOUT_NEGATIVE_PROMPT = frozenset({"flux"})
 """Families whose base is told a guidance and samples in one pass: nothing is steered away from."""
 
-_PIPELINES = {
-    "StableDiffusionPipeline": "sd1x", "StableDiffusionXLPipeline": "sdxl", "StableDiffusion3Pipeline": "sd3",
-    "FluxPipeline": "flux", "Flux2Pipeline": "flux2", "Flux2KleinPipeline": "flux2",
-    "PixArtSigmaPipeline": "pixart_sigma", "AuraFlowPipeline": "auraflow", "ChromaPipeline": "chroma",
-    "Lumina2Pipeline": "lumina2", "Lumina2Text2ImgPipeline": "lumina2", "SanaPipeline": "sana",
-    "ZImagePipeline": "z_image", "QwenImagePipeline": "qwen_image",
-}  # fmt: skip
 _MARKS = (
     ("flux.2", "flux2"), ("flux2", "flux2"), ("flux", "flux"), ("stable-diffusion-xl", "sdxl"), ("sdxl", "sdxl"),
     ("stable-diffusion-3", "sd3"), ("stable-diffusion-v1", "sd1x"), ("stable-diffusion-1", "sd1x"),
     ("pixart-sigma", "pixart_sigma"), ("auraflow", "auraflow"), ("chroma1", "chroma"), ("lumina-image-2", "lumina2"),
     ("sana_", "sana"), ("z-image", "z_image"), ("qwen-image", "qwen_image"),
 )  # fmt: skip
-
-
-def family_of_pipeline(class_name: str) -> str | None:
-    """The family of a base whose model_index.json names this pipeline class."""
-    return _PIPELINES.get(class_name)
 
 
 def family_of_base(name: str) -> str | None:

@@ -2,7 +2,7 @@
 
 IGNORED = frozenset(
     """
-    type metadata_backend metadata_update_interval cache_dir cache_dir_vae cache_file_suffix text_embeds image_embeds
+    metadata_backend metadata_update_interval cache_dir cache_dir_vae cache_file_suffix text_embeds image_embeds
     default skip_file_discovery preserve_data_backend_cache write_batch_size read_batch_size text_encoder_batch_size
     text_embed_batch_size image_processing_batch_size vae_cache_ondemand vae_cache_disable text_cache_ondemand
     text_cache_disable hash_filenames shorten_filenames scan_for_errors delete_unwanted_images

@@ -82,7 +82,7 @@ class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _FIELDS = {field.name: field for field in msgspec.structs.fields(DatasetSpec) if field.name != "ignored_keys"}
-KNOWN_KEYS = frozenset(_FIELDS) | IGNORED | frozenset(REFUSED) | {"disabled", "disable"}
+KNOWN_KEYS = frozenset(_FIELDS) | IGNORED | frozenset(REFUSED) | {"disabled", "disable", "type"}
 _OBJECTS = {"parquet", "caption_shuffle"}
 _SINGLE = (_FIELDS.keys() | {"type"}) - _OBJECTS - {"crop_aspect_buckets"}
 """Keys that hold one value, never a list or an object."""
