@@ -27,6 +27,7 @@ from trainer.llm.tokens import Encoder, Example
 from trainer.llm.validation import Validation
 from trainer.session import Prepared, Session
 from trainer.train.precision import Precision
+from trainer.train.speed import speed_up
 from trainer.train.trainee import Trainee
 
 _log = logging.getLogger("trainer.llm")
@@ -61,6 +62,7 @@ def prepare(session: Session, spec: LlmSpec, precision: Precision) -> Prepared:
     part: LanguagePart = WholeModel(base) if spec.model_type == "full" else LanguageAdapter(base, spec)
     task, evaluate, batches_per_epoch = _task(session, spec, precision, base, part, encoder, encoded)
     spec, total_steps = _lengths(spec, batches_per_epoch)
+    speed_up(part.model, precision.device, spec)
     trainee = Trainee(part, task, spec, precision, noise, total_steps)
     predictor = None
     if spec.predictions_enabled and encoded.held_out_rows:

@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.bench.bench import Figures, Stopwatch
 from tests.bench.machine import Stolen
 from tests.bench.report import ROOT, Run, kept_machine, write
-from tests.bench.trainer import diffusion
+from tests.bench.trainer import diffusion, language
 from tests.bench.trainer.comparison import Comparison, compare
 from tests.bench.trainer.scripts import HOW_TO_GET_THEM, Scripts
 from tests.bench.trainer.sides import Place
@@ -41,7 +41,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 
 def _chosen(options: argparse.Namespace, home: Path) -> list[Comparison]:
     found = Scripts(options.diffusers_examples)
-    made = diffusion.comparisons(home, found)
+    made = [*diffusion.comparisons(home, found), *language.comparisons(home)]
     absent = [name for name in diffusion.SCRIPTS if found.find(name) is None]
     if absent:
         print(f"not measured, for the script is not there: {', '.join(absent)}. {HOW_TO_GET_THEM}", flush=True)
