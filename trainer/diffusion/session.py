@@ -64,7 +64,7 @@ def prepare(session: Session, spec: DiffusionSpec, precision: Precision) -> Prep
         publisher=session.publisher,
     )
     facts = _facts(spec, family.objective(base))
-    return Prepared(trainee, renderer.render, facts, _evaluation(session, spec, material, trainee))
+    return Prepared(trainee, renderer.render, facts, evaluation=_evaluation(session, spec, material, trainee))
 
 
 def _pictures(session: Session, spec: DiffusionSpec, side_multiple: int) -> list[Picture]:
