@@ -8,6 +8,7 @@ from pathlib import Path
 from trainer.config.job import Job
 from trainer.control import Control
 from trainer.fetch import Fetcher
+from trainer.publish.deliveries import Deliveries
 from trainer.publish.publisher import Publisher
 from trainer.report.events import Reporter
 from trainer.train.task import Evaluation
@@ -26,6 +27,7 @@ class Session:
     publisher: Publisher
     fetcher: Fetcher | None
     control: Control
+    deliveries: Deliveries
 
     @property
     def checkpoints(self) -> Path:

@@ -35,6 +35,7 @@ NOT_STRICT = frozenset(
         "tests/trainer/test_families_contract.py",
         "tests/trainer/test_families_learn.py",
         "tests/trainer/test_families_objective.py",
+        "tests/trainer/test_deliveries.py",
         "tests/trainer/test_features.py",
         "tests/trainer/test_fetch.py",
         "tests/trainer/test_fixture.py",

@@ -14,6 +14,8 @@ from trainer.control import COMMANDS, Control
 from trainer.failures import AttemptFailed, Superseded
 from trainer.fetch import Fetcher
 from trainer.patience import Patience
+from trainer.publish.credentials import Outside, outside_from
+from trainer.publish.deliveries import Deliveries
 from trainer.publish.publisher import Publisher
 from trainer.publish.upload import GatewayStore, LocalStore
 from trainer.report.events import RedactingFormatter, Redactor, Reporter, SpoolLogHandler
@@ -68,6 +70,7 @@ class _Surroundings:
     publisher: Publisher
     sender: Sender | None
     fetcher: Fetcher | None
+    outside: Outside
 
     def drain(self, patience: Patience) -> None:
         """Deliver what is left of the spool; what is not delivered stays on disk."""
@@ -125,21 +128,29 @@ def _train_and_deliver(around: _Surroundings) -> None:
     from trainer.entry.session import run  # noqa: PLC0415
     from trainer.session import Session  # noqa: PLC0415
 
-    publishing = run(
-        Session(
-            job=job,
-            work_dir=options.work_dir,
-            cache_dir=options.cache_dir or options.work_dir / "cache",
-            device=options.device,
-            reporter=around.reporter,
-            publisher=around.publisher,
-            fetcher=around.fetcher,
-            control=around.control,
+    deliveries = Deliveries(job.training.delivery, around.outside, around.reporter, around.control)
+    try:
+        publishing = run(
+            Session(
+                job=job,
+                work_dir=options.work_dir,
+                cache_dir=options.cache_dir or options.work_dir / "cache",
+                device=options.device,
+                reporter=around.reporter,
+                publisher=around.publisher,
+                fetcher=around.fetcher,
+                control=around.control,
+                deliveries=deliveries,
+            )
         )
-    )
-    patience = Patience(around.control, options.drain_s, options.grace_s)
-    undelivered = around.publisher.wait(patience)
-    around.control.raise_if_superseded()
+        patience = Patience(around.control, options.drain_s, options.grace_s)
+        undelivered = around.publisher.wait(patience)
+        around.control.raise_if_superseded()
+        # Told before the end, for the machine may be gone after it; ours above comes first and is waited for longest.
+        deliveries.wait(patience)
+        around.control.raise_if_superseded()
+    finally:
+        deliveries.close()
     if undelivered and around.control.stop.is_set():
         raise AttemptFailed("preempted", "stopped while delivering results", "The job goes on from its checkpoint.")
     around.reporter.carried_out(around.control.carried_out(*COMMANDS), outcome="too_late")
@@ -177,8 +188,9 @@ def _fail(around: _Surroundings, failure: AttemptFailed) -> ExitCode:
 def _surroundings(options: Options, run: RunSpec, control: Control) -> Generator[_Surroundings]:
     """Open the spool, start the threads, and close everything in the reverse order."""
     redactor = Redactor()
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        redactor.learn(os.environ.get(name, ""))
+    outside = outside_from(os.environ)
+    for secret in outside.secrets():
+        redactor.learn(secret)
     spool = Spool(options.work_dir, run.job_id, run.attempt_id)
     reporter = Reporter(spool, redactor)
     handlers = _add_log_handlers(reporter, redactor)
@@ -196,7 +208,7 @@ def _surroundings(options: Options, run: RunSpec, control: Control) -> Generator
     publisher = Publisher(store, reporter, control)
     publisher.start()
     try:
-        yield _Surroundings(options, run, control, reporter, publisher, sender, fetcher)
+        yield _Surroundings(options, run, control, reporter, publisher, sender, fetcher, outside)
     finally:
         for handler in handlers:
             logging.getLogger().removeHandler(handler)

@@ -15,7 +15,16 @@ _ADVICE = (
     "download (set HF_TOKEN for gated models, and unset HF_HUB_OFFLINE)."
 )
 # Only diffusers-layout parts: single-file checkpoints in the same repository would double the download.
-_PARTS = ["model_index.json", "scheduler/*", "text_encoder*/*", "tokenizer*/*", "transformer/*", "unet/*", "vae/*"]
+_PARTS = [
+    "model_index.json",
+    "README.md",
+    "scheduler/*",
+    "text_encoder*/*",
+    "tokenizer*/*",
+    "transformer/*",
+    "unet/*",
+    "vae/*",
+]
 _OTHER_PROGRAMS = ["*.onnx", "*.onnx_data", "*.msgpack", "*.ckpt", "*.xml", "*.pb"]
 
 

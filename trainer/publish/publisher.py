@@ -4,7 +4,9 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from trainer.control import Control
 from trainer.patience import Patience
@@ -13,6 +15,7 @@ from trainer.report.events import Reporter
 from trainer.report.gateway import Backoff
 
 _log = logging.getLogger("trainer.publish")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -24,13 +27,19 @@ class Publication:
     folder: Path | None = None
     replaceable: bool = False
     """A newer replaceable publication makes a waiting one pointless (an old checkpoint)."""
+    refused: Callable[[str], None] | None = None
+    """Told why the files will not be delivered; without it that is a warning, and the names count as undelivered."""
 
 
 class Publisher:
-    """A queue and one thread. Every method may be called from the training thread."""
+    """A queue and one thread. Every method may be called from the training thread.
 
-    def __init__(self, store: Store, reporter: Reporter, control: Control) -> None:
+    With `tries`, a store that takes nothing after so many tries of one file counts as one that refuses.
+    """
+
+    def __init__(self, store: Store, reporter: Reporter, control: Control, tries: int | None = None) -> None:
         self._store = store
+        self._tries = tries
         self._reporter = reporter
         self._control = control
         self._backoff = Backoff()
@@ -59,16 +68,24 @@ class Publisher:
             waiting = [*self._queue, *([self._current] if self._current else [])]
             return {publication.folder for publication in waiting if publication.folder}
 
-    def wait(self, patience: Patience) -> list[str]:
-        """Wait for the queue to empty; then, or when patience ends, return the names of results not delivered."""
+    def wait_until_idle(self, patience: Patience) -> None:
+        """Wait for the queue to empty, or for patience to end; delivery goes on either way."""
         with self._changed:
             while (self._queue or self._current) and (remaining_s := patience.remaining_s()):
                 self._changed.wait(min(0.2, remaining_s))
+
+    def wait(self, patience: Patience) -> list[str]:
+        """Wait for the queue to empty; then, or when patience ends, return the names of results not delivered."""
+        self.wait_until_idle(patience)
+        with self._changed:
+            self._giving_up.set()
             waiting = [*([self._current] if self._current else []), *self._queue]
             self._queue = []
-        self._giving_up.set()
         # A checkpoint served its purpose when the training ended; a result without it is complete.
         results = [publication for publication in waiting if not publication.replaceable]
+        for publication in results:
+            if publication.refused is not None and not self._control.superseded.is_set():
+                publication.refused("the time to deliver it was over")
         return [*self._undelivered, *(file.name for publication in results for file in publication.files)]
 
     def close(self) -> None:
@@ -92,31 +109,53 @@ class Publisher:
 
     def _deliver(self, publication: Publication) -> None:
         stored: list[StoredFile] = []
-        for file in publication.files:
-            try:
-                delivered = self._put_until_taken(file)
-            except (UploadRefused, OSError) as error:
-                if not publication.replaceable:
-                    self._undelivered.append(file.name)
-                self._reporter.warning("upload_refused", f"{file.name} was not delivered: {error}")
+        name = publication.files[-1].name
+        try:
+            for file in publication.files:
+                name = file.name
+                if (delivered := self._until_taken(partial(self._store.put, file), name)) is None:
+                    return
+                stored.append(delivered)
+            if self._until_taken(self._completed, name) is None:
                 return
-            if delivered is None:
-                return
-            stored.append(delivered)
-        publication.report(stored)
+        except (UploadRefused, OSError) as error:
+            self._refuse(publication, name, error)
+            return
+        with self._changed:
+            # Whoever stopped waiting has told how this ended; for our own store it is never too late.
+            if publication.refused is None or not self._giving_up.is_set():
+                publication.report(stored)
 
-    def _put_until_taken(self, file: OutgoingFile) -> StoredFile | None:
-        """Try until the store takes the file; None once the attempt has given up or was superseded."""
-        warned = False
+    def _refuse(self, publication: Publication, name: str, error: Exception) -> None:
+        with self._changed:
+            if publication.refused is None:
+                if not publication.replaceable:
+                    self._undelivered.append(name)
+                self._reporter.warning("upload_refused", f"{name} was not delivered: {error}")
+            elif not self._giving_up.is_set():
+                publication.refused(f"{name}: {error}")
+
+    def _completed(self) -> bool:
+        self._store.complete()
+        return True
+
+    def _until_taken(self, act: Callable[[], T], name: str) -> T | None:
+        """Try until the store takes it; None once the attempt has given up or was superseded.
+
+        Raises UploadRefused when the store refuses, or delays more often than it may.
+        """
+        tries = 0
         while not self._giving_up.is_set() and not self._control.superseded.is_set():
             try:
-                stored = self._store.put(file)
+                taken = act()
             except UploadDelayed as delay:
-                if not warned:
-                    warned = True
-                    _log.warning("upload of %s is delayed (%s); it will be tried again", file.name, delay)
+                tries += 1
+                if tries == self._tries:
+                    raise UploadRefused(f"{delay}, {tries} times") from delay
+                if tries == 1:
+                    _log.warning("upload of %s is delayed (%s); it will be tried again", name, delay)
                 self._giving_up.wait(self._backoff.next_wait_s(delay.response))
             else:
                 self._backoff.reset()
-                return stored
+                return taken
         return None

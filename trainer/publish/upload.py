@@ -63,6 +63,24 @@ class Store(Protocol):
         """Deliver one file. Raises UploadRefused or UploadDelayed."""
         ...
 
+    def complete(self) -> None:
+        """Show what was put since the last call, all of it at once. Raises UploadRefused or UploadDelayed."""
+        ...
+
+
+class OutsideStore(Store, Protocol):
+    """A store that is not the control plane's: a hub, a bucket, a folder."""
+
+    @property
+    def target(self) -> str:
+        """The place by a name without secrets, such as `hub:ann/digits`."""
+        ...
+
+    @property
+    def url(self) -> str | None:
+        """Where people find what was delivered, if anywhere."""
+        ...
+
 
 class GatewayStore:
     """Streams files to `/api/cloud/storage/{bucket}/{prefix}/{name}` with their sha256 in a header."""
@@ -74,7 +92,7 @@ class GatewayStore:
 
     def put(self, file: OutgoingFile) -> StoredFile:
         """Deliver one file; a repeat of the same bytes is harmless."""
-        stored = _described(file, f"{self._prefix}/{file.name}")
+        stored = described(file, f"{self._prefix}/{file.name}")
         headers = {
             **self._gateway.headers(),
             "X-Upload-Token": self._gateway.token.value,
@@ -96,6 +114,9 @@ class GatewayStore:
         phrase = http.HTTPStatus(response.status_code).phrase
         raise UploadRefused(f"HTTP {response.status_code} {phrase}")
 
+    def complete(self) -> None:
+        """Nothing to do: each file is there once it is acknowledged."""
+
 
 class LocalStore:
     """Leaves every file where it is; the object key is its path below the work folder."""
@@ -105,10 +126,14 @@ class LocalStore:
 
     def put(self, file: OutgoingFile) -> StoredFile:
         """Describe the file without moving it."""
-        return _described(file, file.path.relative_to(self._work_dir).as_posix())
+        return described(file, file.path.relative_to(self._work_dir).as_posix())
+
+    def complete(self) -> None:
+        """Nothing to do: every file is where it will stay."""
 
 
-def _described(file: OutgoingFile, object_key: str) -> StoredFile:
+def described(file: OutgoingFile, object_key: str) -> StoredFile:
+    """The file as a report names it, once it is stored under this key."""
     return StoredFile(
         name=file.name,
         object_key=object_key,

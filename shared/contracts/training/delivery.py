@@ -16,7 +16,7 @@ from shared.contracts.training.values import bare_key, coerced, shown
 
 LoraFormat = Literal["diffusers", "kohya"]
 
-KOHYA_FAMILIES = frozenset({"sd1x", "sd2x", "sdxl", "flux"})
+KOHYA_FAMILIES = frozenset({"sd1x", "sdxl", "flux"})
 """Families whose kohya key names are known, so that ComfyUI and WebUIs read the file."""
 
 
