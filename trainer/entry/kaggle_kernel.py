@@ -17,10 +17,10 @@ JOB = "{}"
 def source(wanted: dict[str, str], scratch: Path) -> Path:
     """The folder with the packages `trainer` and `shared`: an input dataset, or a git repository."""
     if "folder" in wanted:
-        found = sorted(Path(wanted["folder"]).rglob("trainer/__main__.py"))
+        found = sorted(Path(wanted["folder"]).rglob("trainer/entry/container.py"))
         if not found:
             raise SystemExit(f"no trainer lies in {wanted['folder']}: add the dataset with its source to the kernel")
-        return found[0].parents[1]
+        return found[0].parents[2]
     target = scratch / "source"
     command = ["git", "clone", "--quiet", "--depth", "1", "--branch", wanted["revision"], wanted["git"], str(target)]
     subprocess.run(command, check=True)
