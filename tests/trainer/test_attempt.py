@@ -194,12 +194,12 @@ def test_a_second_signal_ends_the_process_at_once(start: AttemptStarter, receive
 
 
 def test_a_refused_config_exits_64_with_every_problem(start: AttemptStarter) -> None:
-    attempt = start("bad", lora_rnk=4, optimizer="prodigy")
+    attempt = start("bad", lora_rnk=4, optimizer="soap")
     assert attempt.run() == ExitCode.BAD_CONFIG
     failed = attempt.data("failed")[0]
     assert failed["kind"] == "bad_config"
     assert "lora_rnk" in failed["message"]
-    assert "prodigy" in failed["message"]
+    assert "soap" in failed["message"]
     assert "Did you mean lora_rank?" in failed["advice"]
 
 
