@@ -22,6 +22,9 @@ _PASSED_ON_PREFIXES = (
     "REQUESTS_CA_",
     "TRAINER_",
 )
+_HANDED_ON = "TRAINER_DELIVERY_"
+"""`TRAINER_DELIVERY_AWS_ACCESS_KEY_ID` reaches the trainer as `AWS_ACCESS_KEY_ID`: the variable of that name may be the
+control plane's own, so what a bucket of results needs is set for that."""
 
 
 def trainer_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -31,4 +34,5 @@ def trainer_environment(environ: Mapping[str, str]) -> dict[str, str]:
         for name, value in environ.items()
         if (name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)) and name != "TRAINER_TOKEN"
     }
-    return {**passed, "PYTHONUNBUFFERED": "1"}
+    handed_on = {name.removeprefix(_HANDED_ON): passed.pop(name) for name in [*passed] if name.startswith(_HANDED_ON)}
+    return {**passed, **handed_on, "PYTHONUNBUFFERED": "1"}

@@ -124,7 +124,7 @@ def test_a_training_uploads_one_tar_with_the_command_lines_lora(
     (name,) = [path for path in replicate.files if path.endswith(".tar")]
     assert trained["output"].endswith(name)
     with tarfile.open(fileobj=io.BytesIO(replicate.files[name])) as tar:
-        assert sorted(tar.getnames()) == ["logs.txt", "manifest.json", LORA]
+        assert sorted(tar.getnames()) == ["README.md", "logs.txt", "manifest.json", LORA]
         lora = tar.extractfile(LORA)
         assert lora is not None
         assert sha256(lora.read()) == lora_of_the_command_line

@@ -17,7 +17,7 @@ from trainer.data.prepare import CachedTensors, Encoding, cache_latents, cache_t
 from trainer.data.sampler import Sampler, plan_for
 from trainer.diffusion.task import DiffusionTask
 from trainer.failures import AttemptFailed
-from trainer.families.base_model import fingerprint, locate, text_parts
+from trainer.families.base_model import fingerprint, locate, text_parts, with_other_parts
 from trainer.families.protocol import BaseModel, Family
 from trainer.families.registry import family_entries, load_family
 from trainer.session import Prepared, Session
@@ -44,7 +44,8 @@ class _Material:
 def prepare(session: Session, spec: DiffusionSpec, precision: Precision) -> Prepared:
     """Everything up to the first step. Raises AttemptFailed or Superseded."""
     family: Family = load_family(spec.model_family)
-    folder = locate(spec.pretrained_model_name_or_path, spec.revision)
+    located = locate(spec.pretrained_model_name_or_path, spec.revision)
+    folder = with_other_parts(located, _other_parts(spec), session.work_dir / "base")
     base = BaseModel(folder, precision.device, precision.dtype, spec.variant, _schedule(spec))
     pictures = _pictures(session, spec, family.side_multiple(base))
     session.reporter.phase("caching")
@@ -65,6 +66,16 @@ def prepare(session: Session, spec: DiffusionSpec, precision: Precision) -> Prep
     )
     facts = _facts(spec, family.objective(base))
     return Prepared(trainee, renderer.render, facts, evaluation=_evaluation(session, spec, material, trainee))
+
+
+def _other_parts(spec: DiffusionSpec) -> dict[str, str]:
+    given = {
+        "transformer": spec.pretrained_transformer_model_name_or_path,
+        "unet": spec.pretrained_unet_model_name_or_path,
+        "vae": spec.pretrained_vae_model_name_or_path,
+        "t5": spec.pretrained_t5_model_name_or_path,
+    }
+    return {kind: place for kind, place in given.items() if place}
 
 
 def _pictures(session: Session, spec: DiffusionSpec, side_multiple: int) -> list[Picture]:

@@ -73,8 +73,9 @@ class Publishing:
         manifest.write_text(json.dumps(self._manifest([file.name for file in files]), indent=1), encoding="utf-8")
         for file in [*files, OutgoingFile(manifest, manifest.name, "application/json")]:
             self._publisher.publish(Publication([file], self._report_artifact))
+        outside = self._with_card(output, files)
         if self._deliveries.wanted:
-            self._deliveries.publish_results(self._with_card(output, files))
+            self._deliveries.publish_results(outside)
 
     def _report_artifact(self, stored: list[StoredFile]) -> None:
         for each in stored:

@@ -3,6 +3,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 from trainer.failures import AttemptFailed
@@ -25,6 +26,7 @@ _PARTS = [
     "unet/*",
     "vae/*",
 ]
+_T5_CLASSES = frozenset({"T5EncoderModel", "UMT5EncoderModel", "MT5EncoderModel"})
 _OTHER_PROGRAMS = ["*.onnx", "*.onnx_data", "*.msgpack", "*.ckpt", "*.xml", "*.pb"]
 
 
@@ -36,6 +38,46 @@ def locate(name_or_path: str, revision: str | None) -> Path:
     if folder.exists() or folder.is_absolute() or name_or_path.startswith("."):
         raise AttemptFailed("unreachable", f"no diffusers model lies in {name_or_path}", _ADVICE)
     return snapshot(name_or_path, revision, _PARTS, _ADVICE)
+
+
+def with_other_parts(folder: Path, parts: dict[str, str], into: Path) -> Path:
+    """The base with some parts of other models in their place; `folder` itself when `parts` is empty.
+
+    `parts` maps unet, transformer, vae or t5 to a folder or hub id that holds that part, or is it. Nothing is copied:
+    `into` gets links. Raises AttemptFailed for a part that this base does not have (bad_config) or that is not found.
+    """
+    if not parts:
+        return folder
+    replaced = {_name_in(folder, kind): (kind, place) for kind, place in parts.items()}
+    found = {name: _part_folder(place, name, kind) for name, (kind, place) in replaced.items()}
+    shutil.rmtree(into, ignore_errors=True)
+    into.mkdir(parents=True)
+    for path in folder.iterdir():
+        (into / path.name).symlink_to(found.get(path.name, path).resolve())
+    return into
+
+
+def _name_in(folder: Path, kind: str) -> str:
+    """The name that a base's index gives to a kind of part; T5 has another one in each family."""
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    for name, value in index.items():
+        is_t5 = isinstance(value, list) and str(value[-1]) in _T5_CLASSES
+        if (kind == "t5" and is_t5) or (kind == name and isinstance(value, list)):
+            return name
+    message = f"pretrained_{kind}_model_name_or_path is set, and this base has no {kind}"
+    raise AttemptFailed("bad_config", message, "Remove the key, or choose the base that it belongs to.")
+
+
+def _part_folder(place: str, name: str, kind: str) -> Path:
+    folder = Path(place).expanduser()
+    if not folder.exists() and not folder.is_absolute() and not place.startswith("."):
+        wanted = [f"{name}/*", "config.json", "*.safetensors", "*.safetensors.index.json"]
+        folder = snapshot(place, None, wanted, _ADVICE)
+    for candidate in (folder / name, folder):
+        if (candidate / "config.json").is_file():
+            return candidate
+    message = f"pretrained_{kind}_model_name_or_path: no {name} lies in {place}"
+    raise AttemptFailed("unreachable", message, "Give a folder or hub id that holds the part, or is it.")
 
 
 def snapshot(name: str, revision: str | None, parts: list[str], advice: str) -> Path:

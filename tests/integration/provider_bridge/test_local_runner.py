@@ -230,3 +230,8 @@ def test_a_trainers_environment_holds_no_secret_of_the_control_plane() -> None:
     }
     passed = trainer_environment(given)
     assert passed == {"PATH": "/bin", "HF_TOKEN": "hub", "CUDA_VISIBLE_DEVICES": "0", "PYTHONUNBUFFERED": "1"}
+
+
+def test_a_credential_set_for_deliveries_reaches_the_trainer_under_its_own_name() -> None:
+    given = {"TRAINER_DELIVERY_AWS_ACCESS_KEY_ID": "results", "AWS_ACCESS_KEY_ID": "the control plane's"}
+    assert trainer_environment(given) == {"AWS_ACCESS_KEY_ID": "results", "PYTHONUNBUFFERED": "1"}
