@@ -80,13 +80,14 @@ check: lint types imports
 
 # Everything: environments, checks, the tests of the parts beside the trainer's, then the whole system
 [group('test')]
-test: setup setup-trainer check && test-vendors test-system
+test: setup setup-trainer setup-vendors check && test-system
     #!/usr/bin/env bash
     set -euo pipefail
     report=$(mktemp)
     {{ just_executable() }} test-trainer > "$report" 2>&1 & trainer=$!
     trap 'kill "$trainer" 2> /dev/null || true; cat "$report"; rm "$report"' EXIT
     {{ just_executable() }} test-parts
+    {{ just_executable() }} test-vendors
     wait "$trainer"
 
 # The tests of the parts: units, properties, contracts, and services on real Postgres and NATS; three workers

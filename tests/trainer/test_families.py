@@ -90,7 +90,7 @@ def test_a_sample_is_what_the_vendors_pipeline_draws_with_the_file(run: FamilyRu
     pipeline = run.vendors_pipeline()
     with_lora(run, pipeline)
     theirs = run.call(pipeline, [PROMPT], steps=3, guidance=3.0)[0].permute(1, 2, 0)
-    (path,) = (run.lora.work_dir / "samples").glob("step-000050-*.png")
+    (path,) = (run.lora.work_dir / "samples").glob(f"step-{run.spec.max_train_steps:06d}-*.png")
     ours = torch.from_numpy(np.asarray(Image.open(path)).astype(np.float32) / 255)
     assert (ours - theirs).abs().max() < BY_ROUNDING
     (untrained,) = (run.lora.work_dir / "samples").glob("step-000000-*.png")

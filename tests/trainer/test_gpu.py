@@ -276,7 +276,7 @@ def test_an_attempt_whose_gpu_fails_exits_74_and_says_why(
     def broken(*_inputs: object) -> None:
         raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
 
-    monkeypatch.setattr(diffusion_task, "training_loss", broken)
+    monkeypatch.setattr(diffusion_task, "training_losses", broken)
     attempt = start("ecc", gateway=receiver)
     assert attempt.run() == ExitCode.GPU_FAULT
     assert receiver.received.of_type("gpu_fault")[0]["kind"] == "ecc"

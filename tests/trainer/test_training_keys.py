@@ -294,3 +294,8 @@ def test_demo_and_test_configs_are_valid() -> None:
     check_diffusion(json.loads((TRAINER / "demo_config.json").read_text()))
     check_dataloader(json.loads((TRAINER / "demo_dataloader.json").read_text()))
     check_diffusion(CONFIG)
+
+
+def test_an_empty_negative_prompt_is_a_prompt_and_not_the_default() -> None:
+    assert check_diffusion({**MINIMAL, "--validation_negative_prompt": ""}).validation_negative_prompt == ""
+    assert check_diffusion(MINIMAL).validation_negative_prompt

@@ -121,7 +121,7 @@ def test_a_queued_job_ends_as_urls_that_anyone_can_fetch(
     assert shown == ended.output
     model = httpx.get(shown["model_checkpoint"]).raise_for_status()
     assert sha256(model.content) == lora_of_the_command_line
-    assert sorted(shown["files"]) == ["output/manifest.json", f"output/{LORA}"]
+    assert sorted(shown["files"]) == ["output/README.md", "output/manifest.json", f"output/{LORA}"]
     assert "[phase] training" in httpx.get(shown["training_logs"]).text
     assert any(each.get("phase") == "training" for each in ended.progress), ended.progress
     assert any(each.get("percent") == 100.0 for each in ended.progress), ended.progress

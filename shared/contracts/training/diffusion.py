@@ -151,6 +151,7 @@ _TEXT_FIELDS = {
     "resume_from_checkpoint", "init_lora", "disk_low_threshold", "flow_custom_timesteps",
 }  # fmt: skip
 _OFF_WHEN_FALSE = {"prediction_type", "snr_gamma", "flow_custom_timesteps", "init_lora", "disk_low_threshold"}
+_EMPTY_IS_A_VALUE = {"validation_negative_prompt"}
 _NONE_IS_A_VALUE = {"revision", "variant", "resume_from_checkpoint"}
 
 
@@ -207,7 +208,8 @@ def _sorted_keys(config: dict[str, Any], problems: list[FieldProblem], ignored: 
                 problems.append(not_one_value(name, cast("object", value)))
                 values[name] = None
             else:
-                values[name] = raw if name in _TEXT_FIELDS and value is not None else value
+                is_empty_text = name in _EMPTY_IS_A_VALUE and raw == ""
+                values[name] = raw if is_empty_text or (name in _TEXT_FIELDS and value is not None) else value
         elif name in DELIVERY_KEYS:
             delivered.add(name)
         elif name == "optimizer_config":
