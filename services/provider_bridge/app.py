@@ -6,10 +6,11 @@ from services.provider_bridge.driving import Driver, DrivingOptions
 from services.provider_bridge.handlers import AttemptHandlers
 from services.provider_bridge.inbound.reconciler import Pace, Reconciler
 from services.provider_bridge.inbound.subscriptions import commands, subscription
+from services.provider_bridge.outbound.directory import FixedProviders
 from services.provider_bridge.outbound.leases import Leases
 from services.provider_bridge.outbound.local import LocalOptions, LocalProvider
 from services.provider_bridge.outbound.owner import OwnerName
-from services.provider_bridge.outbound.ports import Provider
+from services.provider_bridge.outbound.ports import Providers
 from services.provider_bridge.projections.attempts import ATTEMPTS
 from services.provider_bridge.settings import Settings, inherited_environment
 from services.provider_bridge.sweeping import Sweeper
@@ -25,14 +26,15 @@ async def build(runtime: Runtime, settings: Settings) -> ServiceParts:
     owner = OwnerName.claim(options.state_dir, local.site)  # held until this process ends, however it ends
     driving = DrivingOptions(
         gateway_url=settings.bridge_gateway_url.rstrip("/"),
+        public_url=settings.public_url,
         cancel_grace_s=settings.bridge_cancel_grace_s,
         report_grace_s=settings.bridge_report_grace_s,
     )
-    return assemble(runtime, settings, {local.name: local}, owner.name, driving)
+    return assemble(runtime, settings, FixedProviders([local]), owner.name, driving)
 
 
 def assemble(
-    runtime: Runtime, settings: Settings, providers: dict[str, Provider], owner: str, driving: DrivingOptions
+    runtime: Runtime, settings: Settings, providers: Providers, owner: str, driving: DrivingOptions
 ) -> ServiceParts:
     """The bridge on these providers, whatever they are."""
     leases = Leases(runtime.pool, runtime.store, runtime.clock, owner=owner, lease_s=settings.bridge_lease_s)
@@ -61,12 +63,12 @@ def _local_options(settings: Settings) -> LocalOptions:
 
 
 def _reconciler(
-    runtime: Runtime, settings: Settings, leases: Leases, providers: dict[str, Provider], driving: DrivingOptions
+    runtime: Runtime, settings: Settings, leases: Leases, providers: Providers, driving: DrivingOptions
 ) -> Reconciler:
     sweeper = Sweeper(
         leases,
         runtime.store,
-        providers.values(),
+        providers,
         runtime.clock,
         cancel_grace_s=settings.bridge_cancel_grace_s,
     )
@@ -74,7 +76,7 @@ def _reconciler(
         Driver(leases, providers, runtime.clock, driving),
         leases,
         sweeper,
-        sites=[site for provider in providers.values() if (site := provider.capabilities.site)],
+        sites=[site for provider in providers.known() if (site := provider.capabilities.site)],
         pace=Pace(
             interval_s=settings.bridge_reconcile_interval_s,
             renew_s=settings.bridge_lease_s / _RENEWALS_PER_LEASE,

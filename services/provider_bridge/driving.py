@@ -7,7 +7,7 @@ lease epoch e -> find(tag, e), which shuts out lower epochs -> AttemptStartInten
 
 import hashlib
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import assert_never
 from uuid import UUID
@@ -43,7 +43,7 @@ from services.provider_bridge.domain.attempt_states import (
 from services.provider_bridge.domain.provider_status import RunStatus, UnknownWord, read_word
 from services.provider_bridge.domain.run_spec import build_run_spec
 from services.provider_bridge.outbound.leases import JobIsOver, Leases
-from services.provider_bridge.outbound.ports import Provider, RunView, StartRefused, Tag
+from services.provider_bridge.outbound.ports import Provider, Providers, RunView, StartOrder, StartRefused, Tag
 from shared.clock import Clock
 
 MAX_START_EPOCHS = 10
@@ -56,9 +56,10 @@ log = structlog.stdlib.get_logger()
 
 
 class DrivingOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What the steps need to know. `gateway_url` is where trainers report to."""
+    """What the steps need to know. `gateway_url` is where trainers of this site report to, `public_url` all others."""
 
     gateway_url: str
+    public_url: str | None = None
     cancel_grace_s: float
     report_grace_s: float
     new_token: Callable[[], str] = partial(secrets.token_urlsafe, _TOKEN_BYTES)
@@ -67,9 +68,7 @@ class DrivingOptions(msgspec.Struct, frozen=True, kw_only=True):
 class Driver:
     """Drives attempts, one call per attempt at a time."""
 
-    def __init__(
-        self, leases: Leases, providers: Mapping[str, Provider], clock: Clock, options: DrivingOptions
-    ) -> None:
+    def __init__(self, leases: Leases, providers: Providers, clock: Clock, options: DrivingOptions) -> None:
         self._leases = leases
         self._providers = providers
         self._clock = clock
@@ -88,7 +87,7 @@ class Driver:
         if isinstance(state, Absent | Forestalled | Ended):
             return
         run = run_of(state)
-        provider = self._providers.get(run.request.provider)
+        provider = self._providers.of(run.request.provider, run.request.user_id)
         if provider is None:  # a bridge that is configured otherwise serves it
             return
         # An intent is resolved under a later epoch, which shuts out a start of the first that is still on its way.
@@ -148,15 +147,31 @@ class _Step:
         except JobIsOver:
             await self._cancel()
             return
-        spec = build_run_spec(self._tag.attempt_id, run.request, self._options.gateway_url)
+        order = self._order(run, token)
         await self._leases.check(self._tag.attempt_id, self._tag.epoch, for_s=ACT_MARGIN_S)
         try:
-            ref = await self._provider.submit(self._tag, spec, token)
+            ref = await self._provider.submit(order)
         except StartRefused as refusal:
-            await self._refused(refusal.message, refusal.advice)
+            await self._refused(refusal.message, refusal.advice, kind=refusal.kind)
         else:
             self._log.info("bridge.run.submitted", ref=ref)
             await self._accepted(ref)
+
+    def _order(self, run: Run, token: str) -> StartOrder:
+        is_near = self._provider.capabilities.site is not None
+        public_url = self._options.public_url
+        origin = self._options.gateway_url if is_near or public_url is None else public_url
+        hook = None
+        if public_url is not None and self._provider.capabilities.webhooks:
+            hook = f"{public_url}/api/webhooks/{self._provider.name}?attempt={self._tag.attempt_id}"
+        return StartOrder(
+            tag=self._tag,
+            spec=build_run_spec(self._tag.attempt_id, run.request, origin),
+            token=token,
+            offer=run.request.quote.offer,
+            max_run_s=run.request.max_run_s,
+            webhook_url=hook,
+        )
 
     async def observe(self, run: Accepted | Running) -> None:
         ref = run.provider_ref or await self._find_ref()
@@ -217,9 +232,10 @@ class _Step:
         self._log.info("bridge.start.forgone")
         await self._note(await self._leases.cancel(self._tag.attempt_id, self._tag.epoch, "the job was cancelled"))
 
-    async def _refused(self, message: str, advice: str | None) -> None:
-        self._log.warning("bridge.start.refused", reason=message)
-        await self._append(RecordStartRefused(epoch=self._tag.epoch, at=self._clock(), message=message, advice=advice))
+    async def _refused(self, message: str, advice: str | None, *, kind: str = StartRefused.kind) -> None:
+        self._log.warning("bridge.start.refused", kind=kind, reason=message)
+        refused = RecordStartRefused(epoch=self._tag.epoch, at=self._clock(), kind=kind, message=message, advice=advice)
+        await self._append(refused)
 
     async def _observed(self, seen: Observation) -> None:
         await self._append(

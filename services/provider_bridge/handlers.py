@@ -1,6 +1,6 @@
 """The commands that others send about attempts: decide, append, wake the reconciler, answer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from uuid import UUID
 
 import msgspec
@@ -8,9 +8,9 @@ import msgspec
 from services.provider_bridge.attempt_stream import ATTEMPT, attempt_stream
 from services.provider_bridge.domain.attempt_commands import Ask, AttemptCommand, Cancel, Report, Request
 from services.provider_bridge.domain.attempt_states import AttemptState, Ended
-from services.provider_bridge.outbound.ports import Provider
+from services.provider_bridge.outbound.ports import Provider, Providers
 from shared.clock import Clock
-from shared.contracts.attempt import AskTrainer, CancelAttempt, ReportMilestone, RequestAttempt
+from shared.contracts.attempt import AskTrainer, CancelAttempt, Quote, ReportMilestone, RequestAttempt
 from shared.contracts.envelope import CommandEnvelope, CommandReply
 from shared.decider import Decision, execute, metadata
 from shared.eventstore.api import EventStore
@@ -20,9 +20,7 @@ from shared.problems import Rejected
 class AttemptHandlers:
     """Answers after the commit; what has to be done at the provider follows on its own."""
 
-    def __init__(
-        self, store: EventStore, providers: Mapping[str, Provider], clock: Clock, nudge: Callable[[UUID], None]
-    ) -> None:
+    def __init__(self, store: EventStore, providers: Providers, clock: Clock, nudge: Callable[[UUID], None]) -> None:
         self._store = store
         self._providers = providers
         self._clock = clock
@@ -30,11 +28,11 @@ class AttemptHandlers:
 
     async def request(self, command: RequestAttempt, envelope: CommandEnvelope) -> CommandReply:
         """Owns the run from here on; refuses with `unknown_provider`."""
-        provider = self._providers.get(command.provider)
+        provider = self._providers.of(command.provider, command.user_id)
         if provider is None:
-            known = sorted(self._providers)
-            raise Rejected("unknown_provider", f"no provider is named {command.provider}", known=known)
-        quote = provider.quote(command.price_micro_usd_per_hour)
+            known = sorted({one.name for one in self._providers.known()})
+            raise Rejected("unknown_provider", f"no provider {command.provider} is set up here", known=known)
+        quote = _quote(provider, command)
         request = Request(command=command, quote=quote, at=self._clock())
         return _reply(await self._execute(command.attempt_id, request, envelope))
 
@@ -67,6 +65,17 @@ class AttemptHandlers:
         )
         self._nudge(attempt_id)
         return done
+
+
+def _quote(provider: Provider, command: RequestAttempt) -> Quote:
+    """What the attempt is bound to: the chosen offer, or the provider's default at the price that billing has set."""
+    offer, can = command.offer, provider.capabilities
+    return Quote(
+        hardware=can.default_hardware if offer is None else offer.hardware,
+        price_micro_usd_per_hour=(command if offer is None else offer).price_micro_usd_per_hour,
+        metering=can.metering,
+        offer=offer,
+    )
 
 
 def _reply(done: Decision[AttemptState]) -> CommandReply:

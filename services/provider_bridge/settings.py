@@ -11,6 +11,10 @@ class Settings(CoreSettings, frozen=True, kw_only=True):
 
     bridge_gateway_url: str
     """The origin that trainers report to and fetch from."""
+    tunewright_public_url: str = ""
+    """The origin by which machines elsewhere reach the gateway, such as a tunnel's."""
+    simpletuner_public_url: str = ""
+    """The same by the name that other documents use."""
     bridge_state_dir: str
     """Attempts of the `local` provider, for as long as they are of interest; keep it across restarts."""
     bridge_trainer_dir: str = "."
@@ -23,6 +27,11 @@ class Settings(CoreSettings, frozen=True, kw_only=True):
     bridge_cancel_grace_s: float = 30.0
     bridge_report_grace_s: float = REPORT_GRACE_S
     bridge_log_limit_bytes: int = 16 * 1024 * 1024
+
+    @property
+    def public_url(self) -> str | None:
+        """The gateway's origin as the rest of the world reaches it, None if it does not."""
+        return (self.tunewright_public_url or self.simpletuner_public_url).rstrip("/") or None
 
 
 def inherited_environment() -> dict[str, str]:

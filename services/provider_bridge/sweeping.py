@@ -1,6 +1,5 @@
 """Finds runs that nobody waits for and ends them: a machine that is forgotten costs money."""
 
-from collections.abc import Iterable
 from datetime import timedelta
 
 import structlog
@@ -10,7 +9,7 @@ from services.provider_bridge.attempt_stream import ACTOR, ATTEMPT, attempt_stre
 from services.provider_bridge.domain.attempt_commands import Report
 from services.provider_bridge.domain.attempt_states import Absent, AttemptState, Ended, Forestalled
 from services.provider_bridge.outbound.leases import Leases
-from services.provider_bridge.outbound.ports import OurRun, Provider, StaleEpoch
+from services.provider_bridge.outbound.ports import OurRun, Provider, Providers, StaleEpoch
 from shared.clock import Clock
 from shared.contracts.attempt import ReportMilestone
 from shared.contracts.envelope import EventMetadata
@@ -31,21 +30,21 @@ class Sweeper:
         self,
         leases: Leases,
         store: EventStore,
-        providers: Iterable[Provider],
+        providers: Providers,
         clock: Clock,
         *,
         cancel_grace_s: float,
     ) -> None:
         self._leases = leases
         self._store = store
-        self._providers = tuple(providers)
+        self._providers = providers
         self._clock = clock
         self._cancel_grace_s = cancel_grace_s
 
     async def sweep(self) -> None:
         """Ends every run whose attempt is unknown to the log, or ended more than LINGER ago."""
         await self._leases.drop_ended()
-        for provider in self._providers:
+        for provider in self._providers.known():
             for run in await provider.list_ours():
                 # The log is read after the list: an attempt is in the log before its run can exist.
                 state = await self._leases.load(run.tag.attempt_id)

@@ -7,6 +7,7 @@ from uuid import UUID
 import msgspec
 
 from shared.contracts.job import ArtifactRef, Checkpoint, Command, Event, PackedDataset
+from shared.contracts.offers import Offer
 
 TrainerCommandName = Literal["checkpoint_now", "sample_now"]
 
@@ -16,6 +17,10 @@ class Quote(msgspec.Struct, frozen=True, kw_only=True):
 
     hardware: str
     price_micro_usd_per_hour: int
+    metering: Literal["trainer", "machine"] = "trainer"
+    """What is paid for: the seconds of the trainer, or all that a machine of somebody else exists."""
+    offer: Offer | None = None
+    """What was chosen, where there was a choice."""
 
 
 # ---- events ----------------------------------------------------------------------------------------------------------
@@ -33,6 +38,9 @@ class AttemptRequested(Event, frozen=True, kw_only=True, tag="attempt.requested.
     datasets: list[PackedDataset]
     resume: Checkpoint | None
     requested_at: datetime
+    user_id: str | None = None
+    """Whose credentials are used, where that user has own ones."""
+    max_run_s: int | None = None
 
 
 class AttemptLeased(Event, frozen=True, kw_only=True, tag="attempt.leased.v1"):
@@ -160,6 +168,36 @@ class AttemptLost(Event, frozen=True, kw_only=True, tag="attempt.lost.v1"):
     billed_seconds: int
 
 
+class AttemptMachineReleased(Event, frozen=True, kw_only=True, tag="attempt.machine_released.v1"):
+    """After the end: the machine is confirmed gone, and these were all its seconds. Written where machines are paid.
+
+    `basis` says whose count it is: the provider's own, or our clock from its start to the moment it was seen gone.
+    """
+
+    provider_ref: str | None
+    """None: there never was a machine."""
+    started_at: datetime
+    ended_at: datetime
+    seconds: int
+    price_micro_usd_per_hour: int
+    basis: Literal["provider", "measured"]
+
+
+class AttemptWordUnknown(Event, frozen=True, kw_only=True, tag="attempt.word_unknown.v1"):
+    """The provider called the run something that is in no table of ours: the last known state stays. Once a word."""
+
+    word: str
+    seen_at: datetime
+
+
+class AttemptWebhookReceived(Event, frozen=True, kw_only=True, tag="attempt.webhook_received.v1"):
+    """The provider told us something about the run: a hint to look, which moves nothing by itself."""
+
+    webhook_id: str
+    word: str
+    received_at: datetime
+
+
 class AttemptLateReport(Event, frozen=True, kw_only=True, tag="attempt.late_report.v1"):
     """A report that came after the end, kept beside it."""
 
@@ -183,6 +221,9 @@ AttemptEvent = (
     | AttemptFailed
     | AttemptCancelled
     | AttemptLost
+    | AttemptMachineReleased
+    | AttemptWordUnknown
+    | AttemptWebhookReceived
     | AttemptLateReport
 )
 
@@ -201,6 +242,10 @@ class RequestAttempt(Command, frozen=True, kw_only=True, tag="request_attempt"):
     datasets: list[PackedDataset]
     resume: Checkpoint | None
     price_micro_usd_per_hour: int
+    """Of this machine; what an offer costs stands in the offer."""
+    offer: Offer | None = None
+    user_id: str | None = None
+    max_run_s: int | None = None
 
 
 class CancelAttempt(Command, frozen=True, kw_only=True, tag="cancel_attempt"):

@@ -12,11 +12,13 @@ from shared.contracts.artifact import ArtifactEvent
 from shared.contracts.attempt import AttemptEvent
 from shared.contracts.envelope import RecordedEvent
 from shared.contracts.job import Event, JobEvent
+from shared.contracts.provider import ProviderEvent
 from shared.contracts.upcasts import UPCASTS, upcast
 
 WRITERS: dict[str, str] = {
     "job": "scheduler",
     "attempt": "provider_bridge",
+    "provider": "provider_bridge",
     "dataset": "storage",
     "artifact": "storage",
     "account": "billing",
@@ -37,6 +39,7 @@ def event_type(event: type[Event]) -> str:
 EVENT_TYPES: dict[str, type[Event]] = {
     **_tagged(JobEvent),
     **_tagged(AttemptEvent),
+    **_tagged(ProviderEvent),
     **_tagged(ArtifactEvent),
     **_tagged(AccountEvent),
 }

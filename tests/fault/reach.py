@@ -88,6 +88,10 @@ OUT_OF_REACH: tuple[tuple[str, str], ...] = (
         r".*:attempt\.command_asked\.v1.*|command:provider_bridge\.ask_trainer:.*|http:gateway:ask_trainer:.*",
         "a person's wish for a checkpoint or a sample now: losing it costs nothing, and a repeat is one more of them",
     ),
+    (
+        r".*:(provider\.\w+|worker\.\w+|attempt\.(machine_released|word_unknown|webhook_received))\.v1.*",
+        "only where somebody else's machines are rented: tests/provider_faults",
+    ),
     (r".*:account\.opened\.v1.*", "once for each owner and month: in a system's first job only"),
     (r".*:attempt\.late_report\.v1.*", "written by the sweep for a run the log does not know; tests/contract"),
     (r"command:billing\.meter_usage:.*", "billing meters by its own consumer; the command is for later providers"),

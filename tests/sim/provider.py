@@ -4,15 +4,29 @@ machine. All that keeps it to one is the fence of epochs that the port asks for.
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from services.provider_bridge.outbound.ports import Capabilities, OurRun, RunView, StaleEpoch, StartRefused, Tag
+from services.provider_bridge.outbound.ports import (
+    Account,
+    Balance,
+    Capabilities,
+    LogPage,
+    OurRun,
+    RunView,
+    StaleEpoch,
+    StartOrder,
+    StartRefused,
+    Tag,
+    WebhookNote,
+    WebhookRefused,
+)
 from shared.contracts import catalogue
-from shared.contracts.attempt import AttemptStartIntended, Quote
+from shared.contracts.attempt import AttemptStartIntended
+from shared.contracts.offers import Offer
 from shared.contracts.run import RunSpec
 from shared.eventstore.memory import MemoryEventStore
 from shared.problems import Unavailable
@@ -127,6 +141,7 @@ class SimProvider:
         max_run_time_s=None,
         upload_limit_bytes=None,
         site=None,
+        default_hardware="simulated",
     )
 
     def __init__(self, cloud: Cloud, process: Process) -> None:
@@ -134,12 +149,32 @@ class SimProvider:
         self._process = process
         self._chaos = cloud.chaos
 
-    def quote(self, price_micro_usd_per_hour: int) -> Quote:
-        """At billing's price."""
-        return Quote(hardware="simulated", price_micro_usd_per_hour=price_micro_usd_per_hour)
+    async def quote(self) -> list[Offer]:
+        """Nobody chooses."""
+        return []
 
-    async def submit(self, tag: Tag, spec: RunSpec, token: str) -> str:
+    async def logs(self, ref: str, after: str | None) -> LogPage:  # noqa: ARG002 - the port's signature
+        """They write none."""
+        return LogPage(lines=[], cursor=after)
+
+    def verify_webhook(self, headers: Mapping[str, str], query: Mapping[str, str], body: bytes) -> WebhookNote:  # noqa: ARG002 - the port's signature
+        """It sends none."""
+        raise WebhookRefused("unreadable", "the simulated provider sends no webhooks")
+
+    async def validate_credentials(self) -> Account:
+        """Everybody's."""
+        return Account(username="simulated")
+
+    async def balance(self) -> Balance:
+        """Nobody counts."""
+        return Balance(micro_usd=None)
+
+    async def close(self) -> None:
+        """Nothing is held open."""
+
+    async def submit(self, order: StartOrder) -> str:
         """Starts a machine; the request may arrive late, the answer may be lost."""
+        tag, spec, token = order.tag, order.spec, order.token
         fault = await self._before("submit", REFUSED, LATE)
         if fault == REFUSED:
             raise StartRefused("There is no machine of that kind.", "Choose another one.")

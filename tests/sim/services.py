@@ -14,6 +14,7 @@ from services.billing.handlers import Accounts
 from services.billing.inbound import subscriptions as billing
 from services.provider_bridge import app as bridge
 from services.provider_bridge.driving import DrivingOptions
+from services.provider_bridge.outbound.directory import FixedProviders
 from services.provider_bridge.settings import Settings as BridgeSettings
 from services.scheduler.dispatcher import Dispatcher
 from services.scheduler.domain.queue_policy import Limits
@@ -118,7 +119,7 @@ def _bridge(runtime: Runtime, process: Process, world: World) -> ServiceParts:
         new_token=lambda: process.chaos.new_id().hex,
     )
     owner = process.name.partition(".")[0]  # its successor gets the name again, as from the lock file
-    return bridge.assemble(runtime, settings, {provider.name: provider}, owner, driving)
+    return bridge.assemble(runtime, settings, FixedProviders([provider]), owner, driving)
 
 
 def _billing(runtime: Runtime, _process: Process, world: World) -> ServiceParts:

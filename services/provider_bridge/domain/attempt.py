@@ -89,6 +89,8 @@ def _request(state: AttemptState, command: Request) -> list[Event]:
             datasets=asked.datasets,
             resume=asked.resume,
             requested_at=command.at,
+            user_id=asked.user_id,
+            max_run_s=asked.max_run_s,
         )
     ]
 
@@ -195,7 +197,7 @@ def _start_refused(state: Run | Ending, command: RecordStartRefused) -> list[Eve
         case Requested() | Starting():
             return [
                 AttemptFailed(
-                    kind="start_refused",
+                    kind=command.kind,
                     message=command.message,
                     advice=command.advice,
                     exit_code=None,

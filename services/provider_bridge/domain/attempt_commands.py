@@ -103,8 +103,9 @@ class RecordAccepted(Fenced, frozen=True, kw_only=True):
 
 
 class RecordStartRefused(Fenced, frozen=True, kw_only=True):
-    """The provider will not start this run, whatever is repeated."""
+    """The provider will not start this run, whatever is repeated; `kind` says whether another one may."""
 
+    kind: str = "start_refused"
     message: str
     advice: str | None
 

@@ -161,7 +161,7 @@ def _ended(run: Run, event: Event) -> Ended | None:
         case AttemptSucceeded():
             return Ended(outcome="succeeded", run=run, ended_at=event.ended_at, by_report=True)
         case AttemptFailed():
-            by_report = event.exit_code is None and event.kind != "start_refused"
+            by_report = event.exit_code is None and not isinstance(run, Requested | Starting)
             return Ended(outcome="failed", run=run, ended_at=event.ended_at, by_report=by_report)
         case AttemptCancelled():
             return Ended(outcome="cancelled", run=run, ended_at=event.ended_at, by_report=False)

@@ -30,7 +30,64 @@ WORDS: dict[str, dict[str, RunStatus]] = {
         "exited": RunStatus.ENDED,
         "gone": RunStatus.GONE,
     },
+    "worker": {
+        "assigned": RunStatus.QUEUED,
+        "running": RunStatus.RUNNING,
+        "ended": RunStatus.ENDED,
+        "gone": RunStatus.GONE,
+    },
+    "replicate": {
+        "starting": RunStatus.QUEUED,
+        "processing": RunStatus.RUNNING,
+        "succeeded": RunStatus.ENDED,
+        "failed": RunStatus.ENDED,
+        "canceled": RunStatus.GONE,
+        "aborted": RunStatus.GONE,
+    },
+    "runpod_serverless": {
+        "IN_QUEUE": RunStatus.QUEUED,
+        "IN_PROGRESS": RunStatus.RUNNING,
+        "RUNNING": RunStatus.RUNNING,
+        "COMPLETED": RunStatus.ENDED,
+        "FAILED": RunStatus.ENDED,
+        "CANCELLED": RunStatus.GONE,
+        "TIMED_OUT": RunStatus.GONE,
+    },
+    "runpod": {
+        "PROVISIONING": RunStatus.QUEUED,
+        "STARTING": RunStatus.QUEUED,
+        "RUNNING": RunStatus.RUNNING,
+        "EXITED": RunStatus.GONE,
+        "ERROR": RunStatus.GONE,
+        "TERMINATED": RunStatus.GONE,
+    },
+    "lambda": {
+        "booting": RunStatus.QUEUED,
+        "active": RunStatus.RUNNING,
+        "unhealthy": RunStatus.GONE,
+        "terminating": RunStatus.GONE,
+        "terminated": RunStatus.GONE,
+        "preempted": RunStatus.GONE,
+    },
+    "kaggle": {
+        "QUEUED": RunStatus.QUEUED,
+        "NEW_SCRIPT": RunStatus.QUEUED,
+        "RUNNING": RunStatus.RUNNING,
+        "CANCEL_REQUESTED": RunStatus.RUNNING,
+        "COMPLETE": RunStatus.ENDED,
+        "ERROR": RunStatus.ENDED,
+        "CANCEL_ACKNOWLEDGED": RunStatus.GONE,
+    },
+    "huggingface": {
+        "SCHEDULING": RunStatus.QUEUED,
+        "RUNNING": RunStatus.RUNNING,
+        "COMPLETED": RunStatus.ENDED,
+        "ERROR": RunStatus.ENDED,
+        "CANCELED": RunStatus.GONE,
+        "DELETED": RunStatus.GONE,
+    },
 }
+"""The providers' words as providers.md §0.2 has them. What is not here is not guessed."""
 
 
 def read_word(provider: str, word: str) -> RunStatus | UnknownWord:

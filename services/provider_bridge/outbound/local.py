@@ -16,6 +16,7 @@ from uuid import UUID
 
 import msgspec
 
+from services.provider_bridge.outbound import local_hardware
 from services.provider_bridge.outbound.local_files import (
     AttemptFolder,
     process_start_ticks,
@@ -23,15 +24,29 @@ from services.provider_bridge.outbound.local_files import (
     write_atomically,
 )
 from services.provider_bridge.outbound.local_runner import ALREADY_CLAIMED, CLAIMED, STALE_EPOCH
-from services.provider_bridge.outbound.ports import Capabilities, OurRun, RunView, StaleEpoch, StartRefused, Tag
-from shared.contracts.attempt import Quote
-from shared.contracts.run import RunSpec
+from services.provider_bridge.outbound.ports import (
+    Account,
+    Balance,
+    Capabilities,
+    LogPage,
+    OurRun,
+    RunView,
+    StaleEpoch,
+    StartOrder,
+    StartRefused,
+    Tag,
+    WebhookNote,
+    WebhookRefused,
+)
+from shared.contracts.offers import Offer
 from shared.contracts.trainer_environment import trainer_environment
 from shared.problems import Unavailable
 
 T = TypeVar("T")
 
 NAME = "local"
+HARDWARE = "this machine"
+_LOG_PAGE_BYTES = 256 * 1024
 _CODE_ROOT = Path(__file__).resolve().parents[3]
 _LAUNCH_TIMEOUT_S = 20.0
 _FORCE_AFTER_S = 10.0
@@ -77,17 +92,20 @@ class LocalProvider:
             max_run_time_s=None,
             upload_limit_bytes=None,
             site=self.site,
+            default_hardware=HARDWARE,
+            tested_against="itself",
         )
 
-    def quote(self, price_micro_usd_per_hour: int) -> Quote:
-        """This machine, at billing's price."""
-        return Quote(hardware="this machine", price_micro_usd_per_hour=price_micro_usd_per_hour)
+    async def quote(self) -> list[Offer]:
+        """This machine with its GPUs. It costs what billing says, which to the provider is nothing."""
+        return [await local_hardware.offer(NAME, HARDWARE)]
 
-    async def submit(self, tag: Tag, spec: RunSpec, token: str) -> str:
+    async def submit(self, order: StartOrder) -> str:
         """Starts the runner and returns when it has claimed the attempt, or finds the claim that is there."""
         self._check_trainer()
+        tag = order.tag
         folder = self._folder(tag.attempt_id)
-        if await self._in_thread(lambda: self._prepare(folder, tag, spec, token)):
+        if await self._in_thread(lambda: self._prepare(folder, order)):
             return str(tag.attempt_id)
         answer = await self._launch(folder, tag.epoch)
         if answer in {CLAIMED, ALREADY_CLAIMED}:
@@ -147,6 +165,37 @@ class LocalProvider:
 
         return await self._in_thread(look)
 
+    async def logs(self, ref: str, after: str | None) -> LogPage:
+        """The trainer's output as its runner keeps it; the cursor is a byte offset."""
+        path = self._folder(UUID(ref)).log
+
+        def read() -> LogPage:
+            if not path.is_file():
+                return LogPage(lines=[], cursor=after)
+            with path.open("rb") as file:
+                file.seek(int(after or 0))
+                content = file.read(_LOG_PAGE_BYTES)
+            whole = content.rpartition(b"\n")[0] if len(content) == _LOG_PAGE_BYTES else content
+            lines = whole.decode("utf-8", "replace").splitlines()
+            return LogPage(lines=lines, cursor=str(int(after or 0) + len(content)))
+
+        return await self._in_thread(read)
+
+    def verify_webhook(self, headers: Mapping[str, str], query: Mapping[str, str], body: bytes) -> WebhookNote:  # noqa: ARG002 - the port's signature
+        """Nobody sends any."""
+        raise WebhookRefused("unreadable", "this machine sends no webhooks")
+
+    async def validate_credentials(self) -> Account:
+        """It has none; the account is the machine's."""
+        return Account(username="this machine")
+
+    async def balance(self) -> Balance:
+        """Nothing is charged."""
+        return Balance(micro_usd=None, note="This machine charges nothing.")
+
+    async def close(self) -> None:
+        """Nothing is held open."""
+
     async def list_ours(self) -> list[OurRun]:
         """Every attempt folder whose run is alive."""
 
@@ -171,8 +220,9 @@ class LocalProvider:
                 "Set BRIDGE_TRAINER_DIR to the folder that holds `trainer/`.",
             )
 
-    def _prepare(self, folder: AttemptFolder, tag: Tag, spec: RunSpec, token: str) -> bool:
+    def _prepare(self, folder: AttemptFolder, order: StartOrder) -> bool:
         """Writes what the runner needs; True if the attempt was started already and nothing is to be done."""
+        tag = order.tag
         folder.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         with folder.fenced():
             if not folder.raise_fence(tag.epoch):
@@ -182,14 +232,16 @@ class LocalProvider:
             inputs = folder.start_folder(tag.epoch)
             for path in (inputs, folder.work):
                 path.mkdir(exist_ok=True, mode=0o700)
-            write_atomically(inputs / "spec.json", msgspec.json.encode(spec).decode())
-            write_atomically(inputs / "token", token)
-            write_atomically(inputs / "launch.json", json.dumps(self._launch_order(folder, inputs)))
+            write_atomically(inputs / "spec.json", msgspec.json.encode(order.spec).decode())
+            write_atomically(inputs / "token", order.token)
+            write_atomically(inputs / "launch.json", json.dumps(self._launch_order(folder, inputs, order.max_run_s)))
         return False
 
-    def _launch_order(self, folder: AttemptFolder, inputs: Path) -> dict[str, object]:
+    def _launch_order(self, folder: AttemptFolder, inputs: Path, max_run_s: int | None) -> dict[str, object]:
         files = ["--spec", inputs / "spec.json", "--token-file", inputs / "token", "--work-dir", folder.work]
         argv = [self._options.trainer_python, "-m", "trainer", "run", *files, "--drain-s", TRAINER_DRAIN_S]
+        if max_run_s is not None:
+            argv += ["--max-run-s", max_run_s]
         return {
             "argv": [str(part) for part in argv],
             "cwd": str(self._options.trainer_dir),

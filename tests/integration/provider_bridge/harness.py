@@ -15,9 +15,10 @@ from services.provider_bridge.domain.attempt_commands import IntendStart
 from services.provider_bridge.driving import Driver, DrivingOptions
 from services.provider_bridge.handlers import AttemptHandlers
 from services.provider_bridge.inbound.reconciler import Pace, Reconciler
+from services.provider_bridge.outbound.directory import FixedProviders
 from services.provider_bridge.outbound.leases import Leases
 from services.provider_bridge.outbound.local import LocalOptions, LocalProvider
-from services.provider_bridge.outbound.ports import Provider, Tag
+from services.provider_bridge.outbound.ports import Tag
 from services.provider_bridge.sweeping import Sweeper
 from shared.clock import Clock, utc_now
 from shared.contracts import catalogue
@@ -148,13 +149,13 @@ async def a_bridge(
         environ={"PATH": "/usr/bin:/bin", "DATABASE_URL": "secret", "HF_HOME": "/hub"},
     )
     provider = LocalProvider(options)
-    providers: dict[str, Provider] = {"local": provider}
+    providers = FixedProviders([provider])
     driving = DrivingOptions(gateway_url=GATEWAY_URL, cancel_grace_s=cancel_grace_s, report_grace_s=0)
     async with asyncpg.create_pool(database.dsn("provider_bridge"), min_size=1, max_size=8) as pool:
         store = PostgresEventStore(pool)
         leases = Leases(pool, store, clock, owner=owner, lease_s=lease_s)
         driver = Driver(leases, providers, clock, driving)
-        sweeper = Sweeper(leases, store, providers.values(), clock, cancel_grace_s=0.3)
+        sweeper = Sweeper(leases, store, providers, clock, cancel_grace_s=0.3)
         reconciler = Reconciler(driver, leases, sweeper, sites=[provider.capabilities.site or ""], pace=Pace())
         yield Bridge(
             pool=pool,

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from services.provider_bridge.attempt_stream import attempt_stream
-from services.provider_bridge.outbound.ports import StaleEpoch, Tag
+from services.provider_bridge.outbound.ports import StaleEpoch, StartOrder, Tag
 from shared.clock import utc_now
 from shared.contracts.attempt import (
     AttemptAccepted,
@@ -291,7 +291,7 @@ async def test_crash_between_submit_and_recorded_outcome_finds_the_run_and_keeps
         attempt = await before.request()
         epoch = await before.intend(attempt, digest("the-token"))
         tag = a_tag(attempt, epoch)
-        await before.provider.submit(tag, stand_in.a_spec(attempt), "the-token")
+        await before.provider.submit(StartOrder(tag=tag, spec=stand_in.a_spec(attempt), token="the-token"))
     async with a_bridge(log_database, tmp_path) as after:
         await after.driver.drive(attempt)
         start = await after.until_started(attempt)
@@ -312,7 +312,9 @@ async def test_a_bridge_paused_between_intent_and_submit_starts_nothing_when_it_
         await next_.driver.drive(attempt)
         start = await next_.until_started(attempt)
         with pytest.raises(StaleEpoch):
-            await paused.provider.submit(a_tag(attempt, epoch), stand_in.a_spec(attempt), "old")
+            await paused.provider.submit(
+                StartOrder(tag=a_tag(attempt, epoch), spec=stand_in.a_spec(attempt), token="old")
+            )
         with pytest.raises(StaleEpoch):
             await paused.provider.cancel(a_tag(attempt, epoch), str(attempt), 0)
         assert digest(start["token"]) == newest_digest(await next_.history(attempt))
@@ -344,7 +346,7 @@ async def test_an_early_hello_before_the_recorded_outcome_does_not_hide_the_run(
     async with a_bridge(log_database, tmp_path) as before:
         attempt = await before.request()
         epoch = await before.intend(attempt)
-        await before.provider.submit(a_tag(attempt, epoch), stand_in.a_spec(attempt), "t")
+        await before.provider.submit(StartOrder(tag=a_tag(attempt, epoch), spec=stand_in.a_spec(attempt), token="t"))
         await before.report(attempt, "hello", {"device": "cpu"})
     async with a_bridge(log_database, tmp_path) as after:
         await after.driver.drive(attempt)
@@ -380,7 +382,7 @@ async def test_a_run_of_an_attempt_that_the_log_does_not_know_is_ended(
 ) -> None:
     async with a_bridge(log_database, tmp_path) as bridge:
         unknown = new_id()
-        await bridge.provider.submit(a_tag(unknown, 1), stand_in.a_spec(unknown), "t")
+        await bridge.provider.submit(StartOrder(tag=a_tag(unknown, 1), spec=stand_in.a_spec(unknown), token="t"))
         start = await bridge.until_started(unknown)
         await bridge.sweeper.sweep()
 

@@ -15,7 +15,7 @@ import pytest
 from services.provider_bridge.outbound.local import TRAINER_DRAIN_S, LocalOptions, LocalProvider
 from services.provider_bridge.outbound.local_files import AttemptFolder, claim, read_json, write_atomically
 from services.provider_bridge.outbound.local_runner import ALREADY_CLAIMED, CLAIMED, STALE_EPOCH
-from services.provider_bridge.outbound.ports import RunView, StartRefused, Tag
+from services.provider_bridge.outbound.ports import RunView, StartOrder, StartRefused, Tag
 from shared.contracts.trainer_environment import trainer_environment
 from shared.ids import new_id
 from tests.integration.provider_bridge import stand_in_trainer as stand_in
@@ -41,7 +41,9 @@ def folder_of(folder: Path, attempt: UUID) -> AttemptFolder:
 
 async def run(folder: Path, attempt: UUID, **plan: Any) -> LocalProvider:
     provider = a_provider(folder)
-    await provider.submit(Tag(attempt_id=attempt, epoch=1), stand_in.a_spec(attempt, **plan), "token")
+    await provider.submit(
+        StartOrder(tag=Tag(attempt_id=attempt, epoch=1), spec=stand_in.a_spec(attempt, **plan), token="token")
+    )
     return provider
 
 
@@ -204,7 +206,9 @@ async def test_a_trainer_that_cannot_be_executed_is_an_exit_with_its_reason(tmp_
     (tmp_path / "stand-in-trainer").unlink(missing_ok=True)
     provider = a_provider(tmp_path)
     (tmp_path / "stand-in-trainer").write_text("#!/nowhere/at/all\n")
-    await provider.submit(Tag(attempt_id=attempt, epoch=1), stand_in.a_spec(attempt), "token")
+    await provider.submit(
+        StartOrder(tag=Tag(attempt_id=attempt, epoch=1), spec=stand_in.a_spec(attempt), token="token")
+    )
     view = await until_exited(provider, attempt)
     assert view.exit_code == 127
     assert "could not be started" in view.last_words
@@ -215,7 +219,9 @@ async def test_a_start_without_the_trainers_code_is_refused(tmp_path: Path) -> N
         state_dir=tmp_path, trainer_python=stand_in.install(tmp_path), trainer_dir=tmp_path / "none", environ={}
     )
     with pytest.raises(StartRefused):
-        await LocalProvider(options).submit(Tag(attempt_id=new_id(), epoch=1), stand_in.a_spec(new_id()), "t")
+        await LocalProvider(options).submit(
+            StartOrder(tag=Tag(attempt_id=new_id(), epoch=1), spec=stand_in.a_spec(new_id()), token="t")
+        )
 
 
 def test_a_trainers_environment_holds_no_secret_of_the_control_plane() -> None:

@@ -1,0 +1,11 @@
+"""Every vendor's adapter, in the order in which they are shown."""
+
+from services.provider_bridge.outbound.kinds import ProviderKind
+
+KINDS: tuple[ProviderKind, ...] = ()
+"""Add yours here; docs/providers.md and the provider endpoints are made from it."""
+
+
+def kind_of(name: str) -> ProviderKind | None:
+    """The kind of that name, as jobs name it."""
+    return next((kind for kind in KINDS if kind.name == name), None)

@@ -1,0 +1,12 @@
+"""Every provider that is held against the contract: add yours here."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+from tests.contract.providers.case import Case
+from tests.contract.providers.local import local_case
+
+CASES: dict[str, Callable[[Path], AbstractAsyncContextManager[Case]]] = {
+    "local": local_case,
+}
