@@ -24,7 +24,22 @@ PROVIDER_ACTS: dict[str, tuple[str, str]] = {
 }
 """Method of the provider's port that acts -> the event of the intent, the event of the outcome."""
 
-PROVIDER_LOOKS = frozenset({"name", "capabilities", "quote", "find", "fetch", "confirm_gone", "list_ours"})
+PROVIDER_LOOKS = frozenset(
+    {
+        "name",
+        "capabilities",
+        "quote",
+        "find",
+        "fetch",
+        "logs",
+        "confirm_gone",
+        "list_ours",
+        "verify_webhook",
+        "validate_credentials",
+        "balance",
+        "close",
+    }
+)
 """Its methods that change nothing at the provider but a fence."""
 
 
