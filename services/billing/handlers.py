@@ -16,11 +16,13 @@ from services.billing.domain.account import (
     Reserve,
     Settle,
     Settled,
+    Unopened,
+    decide,
+    evolve,
     job_money,
 )
 from services.billing.domain.metering_process import AttemptEvents
 from services.billing.domain.pricing import Catalogue, estimate
-from services.billing.known_accounts import KnownAccounts
 from services.billing.projections import ledger
 from services.billing.projections.ledger import QUERIES, QUERY_TIMEOUT_S
 from shared.clock import Clock
@@ -28,13 +30,15 @@ from shared.contracts import catalogue
 from shared.contracts.account import MeterUsage, ReadJobCost, ReserveFunds, SettleJob
 from shared.contracts.envelope import CommandEnvelope, CommandReply, EventMetadata, RecordedEvent
 from shared.contracts.job import Event
-from shared.decider import Decision, metadata
+from shared.decider import Decider, Decision, metadata
 from shared.eventstore.api import EventStore
 from shared.eventstore.outages import unavailable_on_outage
 from shared.ids import derived_id
+from shared.known_streams import KnownStreams
 from shared.problems import Rejected
 
 ACTOR = "system:billing"
+ACCOUNT: Decider[Account, AccountCommand] = Decider(initial=Unopened(), evolve=evolve, decide=decide)
 
 
 def month_of(at: datetime) -> str:
@@ -60,7 +64,7 @@ class Accounts:
     ) -> None:
         self._pool = pool
         self._store = store
-        self._accounts = KnownAccounts(store)
+        self._accounts = KnownStreams(store, ACCOUNT)
         self._clock = clock
         self._prices = prices
         self._floor_micro_usd = floor_micro_usd

@@ -31,7 +31,7 @@ class ProviderCredentialStored(Event, frozen=True, kw_only=True, tag="provider.c
     credential: str
     user_id: str | None
     fingerprint: str
-    """The first 12 hex digits of the SHA-256 of a salted copy: tells two apart, and nothing else."""
+    """The first 12 hex digits of an HMAC of it under a key of this installation: tells two apart, and nothing else."""
     stored_at: datetime
 
 

@@ -14,6 +14,7 @@ from services.gateway.domain.job_body import job_body
 from services.gateway.domain.views import fold_job
 from services.provider_bridge.attempt_stream import ATTEMPT
 from services.provider_bridge.domain.attempt_states import Ended as AttemptEnded
+from services.provider_bridge.provider_stream import PROVIDER
 from services.scheduler.domain.job_state import Ended as JobEnded
 from services.scheduler.handlers import JOB
 from services.scheduler.projections.queue import QueueRow, evolve_row
@@ -27,7 +28,12 @@ from shared.contracts.envelope import EventMetadata, RecordedEvent
 from shared.contracts.job import Event, JobCancelled, JobCompleted, JobFailed
 from shared.decider import Decider, fold
 from shared.problems import Rejected
-from tests.property import test_attempt_properties, test_job_decider_properties, test_ledger_properties
+from tests.property import (
+    test_attempt_properties,
+    test_job_decider_properties,
+    test_ledger_properties,
+    test_provider_properties,
+)
 from tests.support.contract_structs import BEGAN, IDS, any_of
 from tests.support.depth import examples
 
@@ -40,6 +46,7 @@ DECIDERS: dict[str, Decider[Any, Any]] = {
     "account": ACCOUNT,
     "dataset": DATASET,
     "artifact": ARTIFACT_DECIDER,
+    "provider": PROVIDER,
 }
 RESULTS: st.SearchStrategy[PackResult] = any_of(DatasetsPacked) | any_of(DatasetsRefused)
 UPLOADS = st.builds(
@@ -54,6 +61,7 @@ COMMANDS: dict[str, st.SearchStrategy[list[Any]]] = {
     "account": test_ledger_properties.STORIES.map(list),
     "dataset": st.lists(RESULTS, max_size=4),
     "artifact": st.lists(UPLOADS, max_size=6),
+    "provider": st.lists(test_provider_properties.commands, max_size=12),
 }
 EVENTS = st.sampled_from(list(EVENT_TYPES.values())).flatmap(any_of)
 OF_CATEGORY = {

@@ -22,10 +22,13 @@ from shared.contracts.attempt import (
     AttemptLateReport,
     AttemptLeased,
     AttemptLost,
+    AttemptMachineReleased,
     AttemptRequested,
     AttemptStarted,
     AttemptStartIntended,
     AttemptSucceeded,
+    AttemptWebhookReceived,
+    AttemptWordUnknown,
 )
 
 AttemptState = Literal["requested", "accepted", "running", "succeeded", "failed", "cancelled", "lost"]
@@ -82,7 +85,9 @@ def evolve_attempt(view: AttemptView, event: AttemptEvent) -> AttemptView:  # no
     match event:
         case _ if view.ended:
             return view
-        case AttemptLeased() | AttemptLateReport():
+        case AttemptLeased() | AttemptLateReport() | AttemptMachineReleased():
+            return view
+        case AttemptWordUnknown() | AttemptWebhookReceived():
             return view
         case AttemptRequested() | AttemptStartIntended() | AttemptAccepted() | AttemptStarted():
             return _beginning(view, event)

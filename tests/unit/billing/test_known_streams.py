@@ -2,17 +2,18 @@
 
 from uuid import UUID
 
-from services.billing.domain.account import Open
-from services.billing.known_accounts import KnownAccounts
+from services.billing.domain.account import Account, AccountCommand, Open
+from services.billing.handlers import ACCOUNT
 from shared.contracts.account import FundsRefused
 from shared.contracts.envelope import EventMetadata
 from shared.eventstore.memory import MemoryEventStore
+from shared.known_streams import KnownStreams
 from tests.unit.billing.test_account_decider import SETTLE, a_reserve
 
 META = EventMetadata()
 
 
-async def reserve(accounts: KnownAccounts, stream: str, number: int, amount: int) -> object:
+async def reserve(accounts: KnownStreams[Account, AccountCommand], stream: str, number: int, amount: int) -> object:
     """The last event that a reservation of a job of that number led to, or None."""
     command = a_reserve(amount, job_id=UUID(int=number), floor=-100)
     done = await accounts.execute(stream, command, meta=META, correlation_id=command.job_id)
@@ -21,7 +22,7 @@ async def reserve(accounts: KnownAccounts, stream: str, number: int, amount: int
 
 async def test_a_memory_that_another_replica_made_stale_decides_on_what_the_log_has() -> None:
     log = MemoryEventStore()
-    one, other = KnownAccounts(log), KnownAccounts(log)
+    one, other = KnownStreams(log, ACCOUNT), KnownStreams(log, ACCOUNT)
     await reserve(one, "account-a", 1, 60)
     await reserve(other, "account-a", 2, 40)
     assert isinstance(await reserve(one, "account-a", 3, 1), FundsRefused)
@@ -29,7 +30,7 @@ async def test_a_memory_that_another_replica_made_stale_decides_on_what_the_log_
 
 async def test_an_account_that_was_forgotten_is_read_again() -> None:
     log = MemoryEventStore()
-    accounts = KnownAccounts(log, kept=1)
+    accounts = KnownStreams(log, ACCOUNT, kept=1)
     await reserve(accounts, "account-a", 1, 60)
     await reserve(accounts, "account-b", 2, 60)
     assert isinstance(await reserve(accounts, "account-a", 3, 41), FundsRefused)
@@ -38,7 +39,7 @@ async def test_an_account_that_was_forgotten_is_read_again() -> None:
 
 async def test_the_state_after_a_command_includes_its_events() -> None:
     log = MemoryEventStore()
-    accounts = KnownAccounts(log)
+    accounts = KnownStreams(log, ACCOUNT)
     await reserve(accounts, "account-a", 1, 60)
     done = await accounts.execute("account-a", SETTLE, meta=META, correlation_id=UUID(int=1))
     assert isinstance(done.state, Open)
