@@ -94,6 +94,10 @@ class VendorRefused(Exception):  # noqa: N818 - an answer, not an error
         self.excerpt = excerpt
 
 
+class Forbidden(CredentialRefused):
+    """403: the key is known, and not allowed this. Some providers say so of what is not there, too."""
+
+
 class Egress:
     """One provider's HTTP API under one credential."""
 
@@ -124,18 +128,26 @@ class Egress:
         path: str,
         *,
         json: Any = None,
+        content: bytes | None = None,
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         repeats: bool | None = None,
     ) -> Answer:
         """One call; repeated on outages if `repeats` (by default: if its method changes nothing when repeated).
 
+        The body is `json`, or `content` as it is.
+
         Raises:
             Unavailable: no answer, a 5xx, a 429, or no HTTP that can be read.
-            CredentialRefused: 401 or 403. NoFunds: 402. VendorRefused: any other 4xx.
+            CredentialRefused: 401, or Forbidden for 403. NoFunds: 402. VendorRefused: any other 4xx.
         """
         request = self._client.build_request(
-            method, f"{self.base_url}{path}", json=json, params=params, headers=dict(headers or {})
+            method,
+            f"{self.base_url}{path}",
+            json=json,
+            content=content,
+            params=params,
+            headers=dict(headers or {}),
         )
         if not (method in _IDEMPOTENT if repeats is None else repeats):
             return await self._once(request)
@@ -224,7 +236,8 @@ def _raise_for(response: httpx.Response, body: bytes) -> None:
         wait_s = _retry_after_s(response.headers.get("retry-after"))
         raise Unavailable(f"{host} answers {status}: {excerpt}", retry_after_s=wait_s)
     if status in {http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN}:
-        raise CredentialRefused(
+        refused = Forbidden if status == http.HTTPStatus.FORBIDDEN else CredentialRefused
+        raise refused(
             f"{host} refuses our credentials ({status}): {excerpt}",
             "Check the provider's key, what it is allowed to do, and whether it has expired.",
         )
