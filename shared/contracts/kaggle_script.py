@@ -1,7 +1,7 @@
-"""A Kaggle kernel that runs one Tunewright job; `trainer.entry.kaggle` writes the job into its `JOB` line.
+"""The program of a Kaggle kernel that runs one Tunewright job; `shared.contracts.kaggle` writes the job into `JOB`.
 
 Standard library only: it first has to bring the trainer and its packages. Nothing secret is written below the working
-folder, because all of that becomes the kernel's public output.
+folder, because all of that becomes the kernel's public output. Nobody imports it.
 """
 
 import json
@@ -9,7 +9,9 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 JOB = "{}"
 
@@ -36,17 +38,23 @@ def interpreter(packages: str, code: Path, scratch: Path) -> str:
     return str(environment / "bin" / "python")
 
 
-def main() -> int:
-    """Run the job; its exit code is the trainer's, which Kaggle shows as an error unless it is 0."""
-    job = json.loads(JOB)
+def main(environ: Mapping[str, str]) -> int:
+    """Run the job; its exit code is the trainer's. Kaggle shows no more than that it was not 0, so the log says it."""
+    code = run(json.loads(JOB), environ)
+    sys.stdout.write(f"tunewright: exit code {code}\n")
+    return code
+
+
+def run(job: dict[str, Any], environ: Mapping[str, str]) -> int:
+    """One run of the trainer to its end."""
     scratch = Path(tempfile.mkdtemp(prefix="tunewright-"))
     code = source(job["source"], scratch)
     python = interpreter(job["packages"], code, scratch)
     given = scratch / "input.json"
     given.touch(mode=0o600)
     given.write_text(json.dumps(job["input"]), encoding="utf-8")
-    environ = {
-        **os.environ,
+    given_environ = {
+        **environ,
         "TRAINER_PYTHON": python,
         "TUNEWRIGHT_INPUT_FILE": str(given),
         "TUNEWRIGHT_WORK_DIR": job["work_dir"] or str(scratch / "work"),
@@ -55,8 +63,9 @@ def main() -> int:
         "TRAINER_CHECKPOINT_EVERY_S": "900",
     }
     command = [python, "-m", "trainer.entry.container"]
-    return subprocess.run(command, cwd=code, env=environ, check=False).returncode
+    ended = subprocess.run(command, cwd=code, env=given_environ, check=False).returncode
+    return ended if ended >= 0 else 128 - ended  # as a shell says that a signal ended it
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(os.environ))

@@ -8,52 +8,19 @@ before Kaggle does.
 
 import argparse
 import json
-import re
 import sys
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-_TEMPLATE = Path(__file__).with_name("kaggle_kernel.py")
-_JOB_LINE = 'JOB = "{}"'
-_SHORTEST_SLUG = 5
-_LONGEST_TITLE = 50
-SESSION_S = 9 * 3600
-"""The shortest session limit that people report, in seconds."""
-_MARGIN_S = 900
-_GRACE_S = 600
+from shared.contracts.kaggle import LONGEST_RUN_S, KernelJob, kernel_script, slug_of
+
 WORKING = "/kaggle/working/tunewright"
-
-
-@dataclass(frozen=True, kw_only=True)
-class KernelJob:
-    """What the kernel runs. `source` is `{"folder": ...}` or `{"git": url, "revision": branch or tag}`."""
-
-    input: dict[str, Any]
-    source: dict[str, str]
-    packages: str = "locks"
-    """`locks`, or a Python that has the trainer's packages; empty for the one that Kaggle runs."""
-    work_dir: str = ""
-    """Results stay there as the kernel's output; empty when a gateway takes them."""
-    max_run_s: float = SESSION_S - _MARGIN_S
-    grace_s: float = _GRACE_S
-
-
-def kernel_script(job: KernelJob) -> str:
-    """The script with the job in it."""
-    text = _TEMPLATE.read_text(encoding="utf-8")
-    if text.count(_JOB_LINE) != 1:
-        raise ValueError(f"{_TEMPLATE.name} has no line {_JOB_LINE}")
-    return text.replace(_JOB_LINE, f"JOB = {json.dumps(asdict(job))!r}")
 
 
 def kernel_metadata(owner: str, title: str, datasets: list[str], *, gpu: bool = True) -> dict[str, Any]:
     """`kernel-metadata.json`. Raises ValueError for a title from which Kaggle would make another kernel."""
-    slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
-    if not _SHORTEST_SLUG <= len(slug) <= _LONGEST_TITLE or len(title) > _LONGEST_TITLE:
-        raise ValueError(f"the title {title!r} needs {_SHORTEST_SLUG} to {_LONGEST_TITLE} letters and digits")
     return {
-        "id": f"{owner}/{slug}",
+        "id": f"{owner}/{slug_of(title)}",
         "title": title,
         "code_file": "kernel.py",
         "language": "python",
@@ -93,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--source-folder", default="/kaggle/input", help="where the trainer lies, without --git")
     parser.add_argument("--packages", default="locks")
     parser.add_argument("--work-dir", help="default: the kernel's output folder, or none with a gateway")
-    parser.add_argument("--max-run-s", type=float, default=SESSION_S - _MARGIN_S)
+    parser.add_argument("--max-run-s", type=float, default=LONGEST_RUN_S)
     parser.add_argument("--cpu", action="store_true")
     options = parser.parse_args(arguments)
     given: dict[str, Any] = json.loads(options.input.read_text(encoding="utf-8"))
