@@ -8,6 +8,7 @@ lease epoch e -> find(tag, e), which shuts out lower epochs -> AttemptStartInten
 import hashlib
 import secrets
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from typing import assert_never
 from uuid import UUID
@@ -15,15 +16,19 @@ from uuid import UUID
 import msgspec
 import structlog
 
+from services.provider_bridge import metrics
 from services.provider_bridge.domain.attempt_commands import (
     Exited,
+    FencedCommand,
     Gone,
     IntendStart,
     NeverStarted,
     Observation,
     RecordAccepted,
     RecordObserved,
+    RecordReleased,
     RecordStartRefused,
+    RecordWord,
     StillRunning,
 )
 from services.provider_bridge.domain.attempt_states import (
@@ -62,6 +67,8 @@ class DrivingOptions(msgspec.Struct, frozen=True, kw_only=True):
     public_url: str | None = None
     cancel_grace_s: float
     report_grace_s: float
+    linger_s: float = 15.0
+    """How long a paid machine may live on after its trainer has reported the end."""
     new_token: Callable[[], str] = partial(secrets.token_urlsafe, _TOKEN_BYTES)
 
 
@@ -82,9 +89,10 @@ class Driver:
             Unavailable: the log or the provider does not answer; try again later.
         """
         state = await self._leases.load(attempt_id)
-        if isinstance(state, Ended):
+        if isinstance(state, Absent | Forestalled):
+            return
+        if isinstance(state, Ended) and not state.owes_release:
             await self._leases.drop(attempt_id)
-        if isinstance(state, Absent | Forestalled | Ended):
             return
         run = run_of(state)
         provider = self._providers.of(run.request.provider, run.request.user_id)
@@ -108,7 +116,9 @@ class Driver:
                 await step.observe(state)
             case Ending():
                 await step.end(state.run)
-            case Absent() | Forestalled() | Ended():  # a report has ended it since; the next look cleans up
+            case Ended():
+                await step.release(state)
+            case Absent() | Forestalled():
                 return
             case _:
                 assert_never(state)
@@ -127,6 +137,8 @@ class _Step:
 
     async def start(self, run: Requested | Starting) -> None:
         found = await self._provider.find(self._tag)
+        if found is not None and _is_stale(found, run):
+            found = None  # the sweep ends it
         if found is not None and isinstance(run, Starting):
             await self._accepted(found.ref)
         elif found is not None:
@@ -174,42 +186,79 @@ class _Step:
         )
 
     async def observe(self, run: Accepted | Running) -> None:
-        ref = run.provider_ref or await self._find_ref()
+        ref = run.provider_ref or await self._find_ref(run)
         if ref is None:
             await self._observed(NeverStarted())
             return
-        seen = self._read(await self._provider.fetch(ref))
+        seen = await self._read(await self._provider.fetch(ref))
         if seen is not None and not isinstance(seen, StillRunning):
             await self._observed(seen)
 
     async def end(self, run: Run) -> None:
-        ref = provider_ref_of(run) or await self._find_ref()
+        ref = provider_ref_of(run) or await self._find_ref(run)
         if ref is None:
             await self._observed(NeverStarted())
             return
-        seen = self._read(await self._provider.fetch(ref))
+        seen = await self._read(await self._provider.fetch(ref))
         if seen is not None and not isinstance(seen, StillRunning) and await self._provider.confirm_gone(ref):
             await self._observed(seen)
         elif self._provider.capabilities.can_cancel:
             await self._leases.check(self._tag.attempt_id, self._tag.epoch, for_s=ACT_MARGIN_S)
             await self._provider.cancel(self._tag, ref, self._options.cancel_grace_s)
 
-    async def _find_ref(self) -> str | None:
+    async def release(self, ended: Ended) -> None:
+        """Sees to it that the machine of an attempt that has ended is gone, and writes down what it was there for."""
+        if not ended.owes_release:  # a report has ended it since, and nobody pays for its machine
+            return
+        ref = provider_ref_of(ended.run) or await self._find_ref(ended.run)
+        if ref is None:
+            await self._released(None, None)
+            return
+        view = await self._provider.fetch(ref)
+        if await self._provider.confirm_gone(ref):
+            await self._released(ref, view)
+        elif self._may_linger(ended):
+            return
+        elif self._provider.capabilities.can_cancel:
+            await self._leases.check(self._tag.attempt_id, self._tag.epoch, for_s=ACT_MARGIN_S)
+            await self._provider.cancel(self._tag, ref, self._options.cancel_grace_s)
+
+    def _may_linger(self, ended: Ended) -> bool:
+        """A trainer that has reported its end may still hand in its last lines and end its machine itself."""
+        return ended.by_report and self._clock() < ended.ended_at + timedelta(seconds=self._options.linger_s)
+
+    async def _released(self, ref: str | None, view: RunView | None) -> None:
+        now = self._clock()
+        seen = view.ended_at if view is not None else None
+        await self._append(
+            RecordReleased(
+                epoch=self._tag.epoch,
+                at=now,
+                provider_ref=ref,
+                started_at=view.started_at if view is not None else None,
+                ended_at=min(seen or now, now),
+                billed_s=view.billed_s if view is not None else None,
+            )
+        )
+
+    async def _find_ref(self, run: Run) -> str | None:
         """The ref of a run whose acceptance was never recorded, recorded now; None if there is no run."""
         found = await self._provider.find(self._tag)
-        if found is None:
+        if found is None or _is_stale(found, run):
             return None
         await self._accepted(found.ref)
         return found.ref
 
-    def _read(self, view: RunView | None) -> Observation | None:
-        """What a view means; None for a word we do not know: the last known state stays."""
+    async def _read(self, view: RunView | None) -> Observation | None:
+        """What a view means; None for a word we do not know: it is written down, and the last known state stays."""
         if view is None:
             return NeverStarted()
         status = read_word(self._provider.name, view.word)
         match status:
             case UnknownWord():
-                self._log.warning("bridge.word.unknown", word=status.word, ref=view.ref)
+                self._log.error("bridge.word.unknown", word=status.word, ref=view.ref)
+                metrics.unknown_words.add(1, {"provider": self._provider.name})
+                await self._append(RecordWord(epoch=self._tag.epoch, at=self._clock(), word=status.word))
                 return None
             case RunStatus.QUEUED | RunStatus.RUNNING:
                 return StillRunning()
@@ -247,13 +296,18 @@ class _Step:
             )
         )
 
-    async def _append(self, command: IntendStart | RecordAccepted | RecordStartRefused | RecordObserved) -> None:
+    async def _append(self, command: FencedCommand) -> None:
         await self._note(await self._leases.append(self._tag.attempt_id, command))
 
     async def _note(self, state: AttemptState) -> None:
-        if isinstance(state, Ended):
+        if isinstance(state, Ended) and not state.owes_release:
             self._log.info("bridge.attempt.ended", outcome=state.outcome)
             await self._leases.drop(self._tag.attempt_id)
+
+
+def _is_stale(found: RunView, run: Run) -> bool:
+    """Whether the run comes from an intent that a newer one has replaced: its trainer is refused everywhere."""
+    return found.epoch is not None and found.epoch < run.intent_epoch
 
 
 def _exited(view: RunView) -> Exited | None:

@@ -7,6 +7,10 @@ _meter = metrics.get_meter("tunewright.provider_bridge")
 orphans_ended = _meter.create_counter(
     "tunewright_orphan_runs_ended_total", description="Runs at a provider that no live attempt stood for"
 )
+unknown_words = _meter.create_counter(
+    "tunewright_unknown_provider_words_total",
+    description="Looks at runs that a provider called by a word we do not know",
+)
 attempts_ended = _meter.create_counter(
     "tunewright_attempts_ended_total", description="Attempts that ended, by provider and outcome"
 )

@@ -1,24 +1,44 @@
-"""Finds runs that nobody waits for and ends them: a machine that is forgotten costs money."""
+"""Finds runs that nobody waits for and ends them: a machine that is forgotten costs money.
+
+Each cycle compares what lives at the providers with the log. A run is an orphan if the log has no attempt of its tag,
+if its attempt ended some time ago, or if another run is the attempt's own. Where machines are paid for, an orphan is
+named in an event before it is ended, and its seconds are written down once it is gone: no machine is nobody's.
+"""
 
 from datetime import timedelta
+from typing import Literal
 
 import structlog
 
 from services.provider_bridge import metrics
 from services.provider_bridge.attempt_stream import ACTOR, ATTEMPT, attempt_stream
 from services.provider_bridge.domain.attempt_commands import Report
-from services.provider_bridge.domain.attempt_states import Absent, AttemptState, Ended, Forestalled
+from services.provider_bridge.domain.attempt_states import (
+    Absent,
+    Accepted,
+    AttemptState,
+    Ended,
+    Forestalled,
+    Running,
+    provider_ref_of,
+    run_of,
+)
+from services.provider_bridge.domain.provider import EndOrphan, FindOrphan
 from services.provider_bridge.outbound.leases import Leases
-from services.provider_bridge.outbound.ports import OurRun, Provider, Providers, StaleEpoch
+from services.provider_bridge.outbound.ports import OurRun, Provider, Providers, StaleEpoch, Tag
+from services.provider_bridge.provider_stream import ProviderStreams
 from shared.clock import Clock
 from shared.contracts.attempt import ReportMilestone
 from shared.contracts.envelope import EventMetadata
+from shared.contracts.provider import ProviderOrphanFound
 from shared.decider import execute
 from shared.eventstore.api import EventStore
+from shared.problems import Unavailable
 
 LINGER = timedelta(seconds=60)
 """How long a trainer may live on after its attempt ended: it hands in its last reports and cleans up."""
 ORPHAN_REPORT = "orphan_run"
+Why = Literal["unknown_attempt", "attempt_ended", "second_run"]
 
 log = structlog.stdlib.get_logger()
 
@@ -27,53 +47,95 @@ class Sweeper:
     """Compares what runs at the providers with what the log says should run."""
 
     def __init__(
-        self,
-        leases: Leases,
-        store: EventStore,
-        providers: Providers,
-        clock: Clock,
-        *,
-        cancel_grace_s: float,
+        self, leases: Leases, store: EventStore, providers: Providers, clock: Clock, *, cancel_grace_s: float
     ) -> None:
         self._leases = leases
         self._store = store
         self._providers = providers
+        self._streams = ProviderStreams(store)
         self._clock = clock
         self._cancel_grace_s = cancel_grace_s
 
     async def sweep(self) -> None:
-        """Ends every run whose attempt is unknown to the log, or ended more than LINGER ago."""
+        """Ends every orphan. A provider that does not answer is looked at in the next cycle, and holds up no other."""
         await self._leases.drop_ended()
         for provider in self._providers.known():
-            for run in await provider.list_ours():
-                # The log is read after the list: an attempt is in the log before its run can exist.
-                state = await self._leases.load(run.tag.attempt_id)
-                if self._is_orphan(state):
-                    await self._end(provider, run, state)
+            try:
+                await self._sweep_one(provider)
+            except Unavailable as away:
+                log.warning("bridge.sweep.put_off", provider=provider.name, detail=away.detail)
 
-    def _is_orphan(self, state: AttemptState) -> bool:
-        if isinstance(state, Ended):
-            return self._clock() > state.ended_at + LINGER
-        return isinstance(state, Absent | Forestalled)
+    async def _sweep_one(self, provider: Provider) -> None:
+        for run in await provider.list_ours():
+            # The log is read after the list: an attempt is in the log before its run can exist.
+            state = await self._leases.load(run.tag.attempt_id)
+            why = self._why_orphan(run, state)
+            if why is not None:
+                await self._name(provider, run, state, why)
+                await self._end(provider, run.tag, run.ref)
+        known = await self._streams.load(provider.name)
+        for orphan in known.orphans.values():
+            await self._close(provider, orphan)
 
-    async def _end(self, provider: Provider, run: OurRun, state: AttemptState) -> None:
-        outcome = state.outcome if isinstance(state, Ended) else "unknown to the log"
-        log.warning(
-            "bridge.run.orphaned",
-            attempt_id=str(run.tag.attempt_id),
-            ref=run.ref,
-            provider=provider.name,
-            attempt=outcome,
-        )
+    def _why_orphan(self, run: OurRun, state: AttemptState) -> Why | None:
+        if isinstance(state, Absent | Forestalled):
+            return "unknown_attempt"
+        known = run_of(state)
+        own_ref = provider_ref_of(known)
+        if own_ref is None and run.tag.epoch < known.intent_epoch:
+            return "second_run"  # a start that was given up, and took place after all: its token is worth nothing
+        if own_ref not in {None, run.ref}:
+            return "second_run"
+        if isinstance(state, Ended) and not state.owes_release:  # else the reconciler looks after it
+            was_started = isinstance(known, Accepted | Running)
+            may_linger = was_started and self._clock() <= state.ended_at + LINGER
+            return None if may_linger else "attempt_ended"
+        return None
+
+    async def _name(self, provider: Provider, run: OurRun, state: AttemptState, why: Why) -> None:
+        attempt_id = run.tag.attempt_id
+        log.warning("bridge.run.orphaned", attempt_id=str(attempt_id), ref=run.ref, provider=provider.name, why=why)
         metrics.orphans_ended.add(1, {"provider": provider.name})
-        if isinstance(state, Ended):
-            await self._record(run, state)
-        try:
-            await provider.cancel(run.tag, run.ref, self._cancel_grace_s)
-        except StaleEpoch:
-            log.info("bridge.orphan.taken", attempt_id=str(run.tag.attempt_id))
+        if provider.capabilities.metering == "machine":
+            found = FindOrphan(
+                provider=provider.name,
+                ref=run.ref,
+                attempt_id=attempt_id,
+                epoch=run.tag.epoch,
+                why=why,
+                price_micro_usd_per_hour=run.price_micro_usd_per_hour or _price_of(state),
+                started_at=run.started_at,
+                at=self._clock(),
+            )
+            await self._streams.execute(provider.name, found)
+        elif isinstance(state, Ended):
+            await self._note(run, state)
 
-    async def _record(self, run: OurRun, state: Ended) -> None:
+    async def _end(self, provider: Provider, tag: Tag, ref: str) -> None:
+        try:
+            await provider.cancel(tag, ref, self._cancel_grace_s)
+        except StaleEpoch:
+            log.info("bridge.orphan.taken", attempt_id=str(tag.attempt_id))
+
+    async def _close(self, provider: Provider, orphan: ProviderOrphanFound) -> None:
+        """Writes down what an orphan cost once it is gone, and until then ends it again."""
+        if not await provider.confirm_gone(orphan.ref):
+            await self._end(provider, Tag(attempt_id=orphan.attempt_id, epoch=orphan.epoch), orphan.ref)
+            return
+        view = await provider.fetch(orphan.ref)
+        state = await self._leases.load(orphan.attempt_id)
+        job_id = None if isinstance(state, Absent | Forestalled) else run_of(state).request.job_id
+        now = self._clock()
+        ended = EndOrphan(
+            provider=provider.name,
+            ref=orphan.ref,
+            job_id=job_id,
+            ended_at=min(view.ended_at or now, now) if view is not None else now,
+            billed_s=view.billed_s if view is not None else None,
+        )
+        await self._streams.execute(provider.name, ended, job_id=job_id)
+
+    async def _note(self, run: OurRun, state: Ended) -> None:
         """Notes the orphan beside the attempt's end, once."""
         attempt_id = run.tag.attempt_id
         report = ReportMilestone(
@@ -87,3 +149,8 @@ class Sweeper:
             meta=EventMetadata(actor=ACTOR),
             correlation_id=state.run.request.job_id,
         )
+
+
+def _price_of(state: AttemptState) -> int:
+    """What the attempt's own machine was quoted at: the best guess for a second one whose price nobody tells."""
+    return 0 if isinstance(state, Absent | Forestalled) else run_of(state).request.quote.price_micro_usd_per_hour

@@ -139,7 +139,7 @@ ARGUMENTS: dict[str, Callable[[Draw], tuple[Any, ...]]] = {
     "bridge.drop_lease": lambda d: (d.id(),),
     "bridge.drop_ended_leases": lambda _: (),
     "bridge.due_attempts": lambda d: (d.word("one", "two"), ["x"], 100),
-    "bridge.insert_attempt": lambda d: (d.id(), d.id(), 1, "local", T0, d.new()),
+    "bridge.insert_attempt": lambda d: (d.id(), d.id(), 1, "local", T0, d.new(), d.random.random() < 0.5),
     "bridge.change_attempt": lambda d: (
         d.id(),
         d.random.choice([None, "starting", "accepted", "running", "ending", "ended"]),
@@ -149,6 +149,7 @@ ARGUMENTS: dict[str, Callable[[Draw], tuple[Any, ...]]] = {
         d.random.choice([None, None, "lost", "failed"]),
         d.maybe_at(),
         d.maybe_at(),
+        d.random.choice([None, True, False]),
         d.new(),
     ),
     "billing.claim_account": lambda d: (d.id(), d.word("s", "t"), "2026-11"),

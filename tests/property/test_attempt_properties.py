@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 from uuid import UUID
 
 import pytest
@@ -18,9 +19,12 @@ from services.provider_bridge.domain.attempt_commands import (
     Gone,
     IntendStart,
     NeverStarted,
+    NoteWebhook,
     RecordAccepted,
     RecordObserved,
+    RecordReleased,
     RecordStartRefused,
+    RecordWord,
     Report,
     Request,
     StillRunning,
@@ -39,7 +43,7 @@ moments = st.integers(0, 1000).map(lambda seconds: T0 + timedelta(seconds=second
 epochs = st.integers(0, 4)
 
 
-def _request(at: datetime) -> Request:
+def _request(at: datetime, metering: Literal["trainer", "machine"] = "trainer") -> Request:
     command = events.RequestAttempt(
         attempt_id=ATTEMPT_ID,
         job_id=ATTEMPT_ID,
@@ -51,7 +55,9 @@ def _request(at: datetime) -> Request:
         resume=None,
         price_micro_usd_per_hour=0,
     )
-    return Request(command=command, quote=events.Quote(hardware="local", price_micro_usd_per_hour=0), at=at)
+    return Request(
+        command=command, quote=events.Quote(hardware="local", price_micro_usd_per_hour=0, metering=metering), at=at
+    )
 
 
 def _cancel_named() -> Cancel:
@@ -63,7 +69,7 @@ def _report(type_: str, step: int, at: datetime) -> Report:
     return Report(command=events.ReportMilestone(attempt_id=ATTEMPT_ID, seq=1, report_type=type_, data=data, at=at))
 
 
-requests = st.builds(_request, moments)
+requests = st.builds(_request, moments, st.sampled_from(["trainer", "machine"]))
 cancels = st.builds(
     Cancel,
     command=st.sampled_from([None, ATTEMPT_ID]).map(
@@ -89,8 +95,19 @@ fenced = st.one_of(
     st.builds(RecordAccepted, epoch=epochs, at=moments, provider_ref=st.sampled_from(["p", "q"])),
     st.builds(RecordStartRefused, epoch=epochs, at=moments, message=st.just("m"), advice=st.none()),
     st.builds(RecordObserved, epoch=epochs, at=moments, observation=observations),
+    st.builds(RecordWord, epoch=epochs, at=moments, word=st.sampled_from("vw")),
+    st.builds(
+        RecordReleased,
+        epoch=epochs,
+        at=moments,
+        provider_ref=st.none() | st.sampled_from(["p", "q"]),
+        started_at=st.none() | moments,
+        ended_at=moments,
+        billed_s=st.none() | st.floats(0, 5000),
+    ),
 )
-commands = st.lists(st.one_of(requests, cancels, reports, fenced, fenced), max_size=25)
+webhooks = st.builds(NoteWebhook, webhook_id=st.sampled_from(["w", "x"]), word=st.just("done"), at=moments)
+commands = st.lists(st.one_of(requests, cancels, reports, webhooks, fenced, fenced), max_size=25)
 
 
 def play(sequence: Sequence[AttemptCommand]) -> tuple[AttemptState, list[Event]]:
@@ -198,3 +215,30 @@ def test_request_and_cancel_in_any_order_end_cancelled_and_intend_nothing_after_
     assert events.AttemptStartIntended not in kinds[cancel:]
     if events.AttemptStartIntended not in kinds:
         assert kinds[-1] is events.AttemptCancelled
+
+
+@settings(deadline=None)
+@given(commands)
+def test_a_machine_is_released_once_after_the_end_and_only_where_machines_are_paid(
+    sequence: list[AttemptCommand],
+) -> None:
+    state, history = play(sequence)
+    released = [event for event in history if isinstance(event, events.AttemptMachineReleased)]
+    assert len(released) <= 1
+    for event in released:
+        assert isinstance(state, Ended)
+        assert state.run.request.quote.metering == "machine"
+        assert not state.owes_release
+        assert event.started_at <= event.ended_at
+        assert event.seconds >= 0
+        assert any(isinstance(earlier, TERMINAL) for earlier in history[: history.index(event)])
+
+
+@settings(deadline=None)
+@given(commands)
+def test_words_and_webhooks_are_written_down_once_each(sequence: list[AttemptCommand]) -> None:
+    _, history = play(sequence)
+    words = [event.word for event in history if isinstance(event, events.AttemptWordUnknown)]
+    hooks = [event.webhook_id for event in history if isinstance(event, events.AttemptWebhookReceived)]
+    assert len(words) == len(set(words))
+    assert len(hooks) == len(set(hooks))

@@ -90,7 +90,7 @@ async def drop_ended_leases(t: Transaction) -> None:
     """The same for every attempt that the read model knows to have ended."""
     for lease in t.rows("leases"):
         attempt = t.get("attempts", lease["attempt_id"])
-        if attempt is not None and attempt["outcome"] is not None:
+        if attempt is not None and attempt["outcome"] is not None and not attempt["owes_release"]:
             await drop_lease(t, lease["attempt_id"])
 
 
@@ -105,7 +105,8 @@ def due_attempts(t: Transaction, owner: str, sites: Sequence[str], limit: int) -
     due: dict[UUID, None] = {}
     for attempt in t.rows("attempts"):
         lease = t.get("leases", attempt["attempt_id"])
-        if attempt["outcome"] is None and (lease is None or may_take(lease)):
+        is_live = attempt["outcome"] is None or attempt["owes_release"]
+        if is_live and (lease is None or may_take(lease)):
             due[attempt["attempt_id"]] = None
     due.update({lease["attempt_id"]: None for lease in t.rows("leases") if may_take(lease)})
     return [{"attempt_id": attempt_id} for attempt_id in list(due)[:limit]]
@@ -120,19 +121,21 @@ def insert_attempt(
     provider: str,
     requested_at: datetime,
     position: int,
+    pays_machine: bool,  # noqa: FBT001 - the query's order
 ) -> None:
     """A requested attempt."""
     if t.get("attempts", attempt_id) is None:
         row = {"attempt_id": attempt_id, "job_id": job_id, "attempt_number": attempt_number, "provider": provider}
         empty = {"owner": None, "provider_ref": None, "outcome": None, "started_at": None, "ended_at": None}
         about = {"phase": "requested", "epoch": 0, "requested_at": requested_at, "position": position}
-        t.put("attempts", attempt_id, {**row, **empty, **about})
+        machine = {"pays_machine": pays_machine, "owes_release": False}
+        t.put("attempts", attempt_id, {**row, **empty, **about, **machine})
 
 
 @twin(QUERIES, FAMILY)
 def change_attempt(t: Transaction, attempt_id: UUID, *values: Any) -> None:
     """What one event changes; None = nothing. A phase never goes back."""
-    phase, epoch, owner, provider_ref, outcome, started_at, ended_at, position = values
+    phase, epoch, owner, provider_ref, outcome, started_at, ended_at, has_machine, position = values
     row = t.get("attempts", attempt_id)
     if row is None or row["position"] >= position:
         return
@@ -147,6 +150,7 @@ def change_attempt(t: Transaction, attempt_id: UUID, *values: Any) -> None:
         outcome=outcome if row["outcome"] is None else row["outcome"],
         started_at=started_at if row["started_at"] is None else row["started_at"],
         ended_at=ended_at if row["ended_at"] is None else row["ended_at"],
+        owes_release=row["owes_release"] if has_machine is None else has_machine and row["pays_machine"],
         position=position,
     )
 

@@ -4,6 +4,7 @@ Refusals: `stale_epoch` (another lease owns the attempt), `invalid_job_state` (t
 `not_found`, `validation_error`. A repeat gives no events. Time runs in commands only.
 """
 
+import math
 from collections.abc import Sequence
 from datetime import datetime
 from typing import assert_never
@@ -17,9 +18,12 @@ from services.provider_bridge.domain.attempt_commands import (
     Gone,
     IntendStart,
     NeverStarted,
+    NoteWebhook,
     RecordAccepted,
     RecordObserved,
+    RecordReleased,
     RecordStartRefused,
+    RecordWord,
     Report,
     Request,
     StillRunning,
@@ -37,6 +41,7 @@ from services.provider_bridge.domain.attempt_states import (
     Run,
     Running,
     Starting,
+    provider_ref_of,
     run_of,
 )
 from services.provider_bridge.domain.exits import meaning_of
@@ -48,12 +53,18 @@ from shared.contracts.attempt import (
     AttemptFailed,
     AttemptLeased,
     AttemptLost,
+    AttemptMachineReleased,
     AttemptRequested,
     AttemptStartIntended,
+    AttemptWebhookReceived,
+    AttemptWordUnknown,
 )
 from shared.contracts.job import Event
 from shared.contracts.run import ExitCode
 from shared.problems import Rejected
+
+MAX_WEBHOOKS = 1000
+"""Of one attempt that are written down; what comes after that is looked into all the same."""
 
 
 def decide(state: AttemptState, command: AttemptCommand) -> Sequence[Event]:
@@ -67,6 +78,8 @@ def decide(state: AttemptState, command: AttemptCommand) -> Sequence[Event]:
             return _ask(state, command)
         case Report():
             return reported(state, command.command)
+        case NoteWebhook():
+            return _note_webhook(state, command)
         case _:
             return _fenced(state, command)
 
@@ -121,6 +134,15 @@ def _ask(state: AttemptState, command: Ask) -> list[Event]:
     return [AttemptCommandAsked(command_id=asked.command_id, name=asked.name, asked_at=command.at)]
 
 
+def _note_webhook(state: AttemptState, command: NoteWebhook) -> list[Event]:
+    if isinstance(state, Absent | Forestalled):
+        raise Rejected("not_found", "there is no such attempt")
+    known = run_of(state).webhooks
+    if command.webhook_id in known or len(known) >= MAX_WEBHOOKS:
+        return []
+    return [AttemptWebhookReceived(webhook_id=command.webhook_id, word=command.word, received_at=command.at)]
+
+
 # ---- from the bridge, under a lease ----------------------------------------------------------------------------------
 
 
@@ -132,8 +154,25 @@ def _fenced(state: AttemptState, command: FencedCommand) -> list[Event]:
     epoch = run_of(state).epoch
     if command.epoch != epoch or epoch == 0:  # 0 = never leased, owned by nobody
         raise Rejected("stale_epoch", f"epoch {command.epoch} is not the attempt's present one, {epoch}", epoch=epoch)
+    if isinstance(command, RecordWord):
+        seen = AttemptWordUnknown(word=command.word, seen_at=command.at)
+        return [] if command.word in run_of(state).words else [seen]
     if isinstance(state, Ended):
-        return []
+        return _after_the_end(state, command)
+    return _before_the_end(state, command)
+
+
+def _after_the_end(state: Ended, command: FencedCommand) -> list[Event]:
+    match command:
+        case RecordReleased():
+            return _released(state, command) if state.owes_release else []
+        case RecordAccepted() if state.owes_release and provider_ref_of(state.run) is None:
+            return [_acceptance(command)]
+        case _:
+            return []
+
+
+def _before_the_end(state: Run | Ending, command: FencedCommand) -> list[Event]:
     match command:
         case IntendStart():
             return _intend_start(state, command)
@@ -143,8 +182,28 @@ def _fenced(state: AttemptState, command: FencedCommand) -> list[Event]:
             return _start_refused(state, command)
         case RecordObserved():
             return _observed(state, command)
+        case RecordReleased():
+            raise Rejected("invalid_job_state", "a machine is released after its attempt has ended")
         case _:
-            assert_never(command)
+            raise AssertionError(command)  # leases and words were decided before
+
+
+def _released(state: Ended, command: RecordReleased) -> list[Event]:
+    run = state.run
+    since = command.started_at or run.intended_at or state.ended_at
+    started_at = min(since, command.ended_at)
+    measured_s = math.ceil((command.ended_at - started_at).total_seconds())
+    counted = command.billed_s is not None
+    return [
+        AttemptMachineReleased(
+            provider_ref=command.provider_ref,
+            started_at=started_at,
+            ended_at=command.ended_at,
+            seconds=measured_s if command.billed_s is None else max(0, math.ceil(command.billed_s)),
+            price_micro_usd_per_hour=run.request.quote.price_micro_usd_per_hour,
+            basis="provider" if counted else "measured",
+        )
+    ]
 
 
 def _take_lease(state: Run | Ending | Ended, command: TakeLease) -> list[Event]:
@@ -153,7 +212,7 @@ def _take_lease(state: Run | Ending | Ended, command: TakeLease) -> list[Event]:
         return []
     if command.epoch <= run.epoch:
         raise Rejected("stale_epoch", f"epoch {command.epoch} was taken already", epoch=run.epoch)
-    if isinstance(state, Ended):
+    if isinstance(state, Ended) and not state.owes_release:
         raise Rejected("invalid_job_state", "the attempt has ended; there is nothing to own")
     return [AttemptLeased(epoch=command.epoch, owner=command.owner, leased_at=command.at)]
 
@@ -176,7 +235,7 @@ def _intend_start(state: Run | Ending, command: IntendStart) -> list[Event]:
 
 
 def _accepted(run: Run, command: RecordAccepted) -> list[Event]:
-    accepted = AttemptAccepted(epoch=command.epoch, provider_ref=command.provider_ref, accepted_at=command.at)
+    accepted = _acceptance(command)
     match run:
         case Starting():
             return [accepted]
@@ -190,6 +249,10 @@ def _accepted(run: Run, command: RecordAccepted) -> list[Event]:
             raise Rejected("invalid_job_state", "no start was intended")
         case _:
             assert_never(run)
+
+
+def _acceptance(command: RecordAccepted) -> AttemptAccepted:
+    return AttemptAccepted(epoch=command.epoch, provider_ref=command.provider_ref, accepted_at=command.at)
 
 
 def _start_refused(state: Run | Ending, command: RecordStartRefused) -> list[Event]:

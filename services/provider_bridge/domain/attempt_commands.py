@@ -44,6 +44,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     command: ReportMilestone
 
 
+class NoteWebhook(msgspec.Struct, frozen=True, kw_only=True):
+    """The provider sent a genuine webhook about the run."""
+
+    webhook_id: str
+    word: str
+    at: datetime
+
+
 # ---- what a provider shows of a run ----------------------------------------------------------------------------------
 
 
@@ -117,5 +125,25 @@ class RecordObserved(Fenced, frozen=True, kw_only=True):
     report_grace_s: float = REPORT_GRACE_S
 
 
-FencedCommand = TakeLease | IntendStart | RecordAccepted | RecordStartRefused | RecordObserved
-AttemptCommand = Request | Cancel | Ask | Report | FencedCommand
+class RecordWord(Fenced, frozen=True, kw_only=True):
+    """The provider called the run something that is in no table of ours."""
+
+    word: str
+
+
+class RecordReleased(Fenced, frozen=True, kw_only=True):
+    """The machine of an attempt that has ended is confirmed gone.
+
+    `started_at` and `billed_s` are what the provider says, if it says.
+    """
+
+    provider_ref: str | None
+    started_at: datetime | None = None
+    ended_at: datetime
+    billed_s: float | None = None
+
+
+FencedCommand = (
+    TakeLease | IntendStart | RecordAccepted | RecordStartRefused | RecordObserved | RecordWord | RecordReleased
+)
+AttemptCommand = Request | Cancel | Ask | Report | NoteWebhook | FencedCommand

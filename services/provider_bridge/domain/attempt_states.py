@@ -3,10 +3,11 @@
 Absent -> Requested -> Starting -> Accepted -> Running -> Ended
 any of the four in the middle -> Ending (cancel asked, not yet confirmed gone) -> Ended
 Absent -> Forestalled: the cancel came before the request
+An ended attempt whose machine is paid for by its existence owes its release: it is driven until that is recorded.
 """
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 import msgspec
@@ -25,10 +26,13 @@ from shared.contracts.attempt import (
     AttemptLateReport,
     AttemptLeased,
     AttemptLost,
+    AttemptMachineReleased,
     AttemptRequested,
     AttemptStarted,
     AttemptStartIntended,
     AttemptSucceeded,
+    AttemptWebhookReceived,
+    AttemptWordUnknown,
 )
 from shared.contracts.job import Event
 
@@ -54,6 +58,13 @@ class Live(msgspec.Struct, frozen=True, kw_only=True):
     """Fault and GPU."""
     deliveries: frozenset[str] = frozenset()
     """What was reported of targets outside, so that a resent report is known."""
+    intent_epoch: int = 0
+    """Of the newest intended start: only its token is worth anything. 0 = none was intended."""
+    intended_at: datetime | None = None
+    """When that was: since then a machine may cost money."""
+    words: frozenset[str] = frozenset()
+    """The provider's words that we did not know."""
+    webhooks: frozenset[str] = frozenset()
 
 
 class Requested(Live, frozen=True, kw_only=True):
@@ -61,9 +72,8 @@ class Requested(Live, frozen=True, kw_only=True):
 
 
 class Starting(Live, frozen=True, kw_only=True):
-    """A start was intended under `intent_epoch`; whether there is a run is known only at the provider."""
+    """A start was intended; whether there is a run is known only at the provider."""
 
-    intent_epoch: int
     token_sha256: str
 
 
@@ -102,6 +112,13 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: datetime
     by_report: bool
     late_types: frozenset[str] = frozenset()
+    is_released: bool = False
+
+    @property
+    def owes_release(self) -> bool:
+        """Whether a machine that is paid for by its existence is not yet confirmed gone."""
+        is_paid = self.run.request.quote.metering == "machine"
+        return is_paid and isinstance(self.run, Accepted | Running) and not self.is_released
 
 
 AttemptState = Absent | Forestalled | Requested | Starting | Accepted | Running | Ending | Ended
@@ -141,9 +158,15 @@ def evolve(state: AttemptState, event: Event) -> AttemptState:
 
 
 def _evolve_ended(state: Ended, event: Event) -> Ended:
-    if isinstance(event, AttemptLateReport):
-        return replace(state, late_types=state.late_types | {event.report_type})
-    return state
+    match event:
+        case AttemptLateReport():
+            return replace(state, late_types=state.late_types | {event.report_type})
+        case AttemptMachineReleased():
+            return replace(state, is_released=True)
+        case AttemptLeased() | AttemptAccepted() | AttemptWordUnknown() | AttemptWebhookReceived():
+            return replace(state, run=_evolve_run(state.run, event))
+        case _:
+            return state
 
 
 def _begun(event: Event) -> Requested | Forestalled | None:
@@ -191,6 +214,8 @@ def _noted(run: Run, event: Event) -> Run:
             return replace(run, saved_steps=run.saved_steps | {event.checkpoint.step})
         case AttemptGpuFaultReported():
             return replace(run, gpu_faults=run.gpu_faults | {(event.fault, event.gpu)})
+        case AttemptWordUnknown() | AttemptWebhookReceived():
+            return _heard(run, event)
         case AttemptDelivered() | AttemptDeliveryFailed():
             return replace(run, deliveries=run.deliveries | {delivery_key(event)})
         case AttemptCommandAsked() if isinstance(run, Running):
@@ -199,17 +224,22 @@ def _noted(run: Run, event: Event) -> Run:
             return run
 
 
+def _heard(run: Run, event: AttemptWordUnknown | AttemptWebhookReceived) -> Run:
+    if isinstance(event, AttemptWordUnknown):
+        return replace(run, words=run.words | {event.word})
+    return replace(run, webhooks=run.webhooks | {event.webhook_id})
+
+
+def _carried(run: Run) -> dict[str, Any]:
+    """What every phase remembers, for the next phase."""
+    return {name: getattr(run, name) for name in Live.__struct_fields__}
+
+
 def _intended(run: Run, event: AttemptStartIntended) -> Run:
     if not isinstance(run, Requested | Starting):
         return run
     return Starting(
-        request=run.request,
-        epoch=run.epoch,
-        owner=run.owner,
-        saved_steps=run.saved_steps,
-        gpu_faults=run.gpu_faults,
-        deliveries=run.deliveries,
-        intent_epoch=event.epoch,
+        **_carried(replace(run, intended_at=event.intended_at, intent_epoch=event.epoch)),
         token_sha256=event.token_sha256,
     )
 
@@ -218,12 +248,7 @@ def _accepted(run: Run, event: AttemptAccepted) -> Run:
     match run:
         case Starting():
             return Accepted(
-                request=run.request,
-                epoch=run.epoch,
-                owner=run.owner,
-                saved_steps=run.saved_steps,
-                gpu_faults=run.gpu_faults,
-                deliveries=run.deliveries,
+                **_carried(run),
                 token_sha256=run.token_sha256,
                 provider_ref=event.provider_ref,
             )
@@ -237,12 +262,7 @@ def _started(run: Run, event: AttemptStarted) -> Run:
     if not isinstance(run, Starting | Accepted):
         return run
     return Running(
-        request=run.request,
-        epoch=run.epoch,
-        owner=run.owner,
-        saved_steps=run.saved_steps,
-        gpu_faults=run.gpu_faults,
-        deliveries=run.deliveries,
+        **_carried(run),
         token_sha256=run.token_sha256,
         provider_ref=provider_ref_of(run),
         started_at=event.started_at,

@@ -135,6 +135,8 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     billed_s: float | None = None
     """Seconds that the provider says it charges for; None = it does not say (yet)."""
     last_words: str = ""
+    epoch: int | None = None
+    """Under which it was started; None = the provider keeps lower epochs out, so it is the newest intent's."""
 
 
 class OurRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -196,7 +198,9 @@ class Provider(Protocol):
         ...
 
     async def submit(self, order: StartOrder) -> str:
-        """The run's ref. A run with this tag that exists already is found, never started twice.
+        """The run's ref. A run with exactly this tag that exists already is found, never started twice.
+
+        A run of another epoch is no reason to start none: its trainer's token is worth nothing any more.
 
         Raises:
             StartRefused: it cannot be started here; NoCapacity, NoFunds and CredentialRefused say why.

@@ -15,6 +15,7 @@ from shared.contracts.attempt import (
     AttemptFailed,
     AttemptLeased,
     AttemptLost,
+    AttemptMachineReleased,
     AttemptRequested,
     AttemptStarted,
     AttemptStartIntended,
@@ -36,6 +37,15 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    has_machine: bool | None = None
+
+
+_OUTCOMES: dict[type[Event], str] = {
+    AttemptSucceeded: "succeeded",
+    AttemptFailed: "failed",
+    AttemptCancelled: "cancelled",
+    AttemptLost: "lost",
+}
 
 
 def change_of(event: Event) -> Change | None:  # noqa: PLR0911 - a line per event
@@ -46,19 +56,15 @@ def change_of(event: Event) -> Change | None:  # noqa: PLR0911 - a line per even
         case AttemptStartIntended():
             return Change(phase="starting")
         case AttemptAccepted():
-            return Change(phase="accepted", provider_ref=event.provider_ref)
+            return Change(phase="accepted", provider_ref=event.provider_ref, has_machine=True)
         case AttemptStarted():
-            return Change(phase="running", started_at=event.started_at)
+            return Change(phase="running", started_at=event.started_at, has_machine=True)
         case AttemptCancelRequested():
             return Change(phase="ending")
-        case AttemptSucceeded():
-            return Change(phase="ended", outcome="succeeded", ended_at=event.ended_at)
-        case AttemptFailed():
-            return Change(phase="ended", outcome="failed", ended_at=event.ended_at)
-        case AttemptCancelled():
-            return Change(phase="ended", outcome="cancelled", ended_at=event.ended_at)
-        case AttemptLost():
-            return Change(phase="ended", outcome="lost", ended_at=event.ended_at)
+        case AttemptSucceeded() | AttemptFailed() | AttemptCancelled() | AttemptLost():
+            return Change(phase="ended", outcome=_OUTCOMES[type(event)], ended_at=event.ended_at)
+        case AttemptMachineReleased():
+            return Change(has_machine=False)
         case _:
             return None
 
@@ -79,6 +85,7 @@ async def project(connection: asyncpg.Connection, recorded: RecordedEvent) -> No
             event.provider,
             event.requested_at,
             position,
+            event.quote.metering == "machine",
         )
     elif change := change_of(event):
         await connection.execute(QUERIES.change_attempt, attempt_id, *msgspec.structs.astuple(change), position)

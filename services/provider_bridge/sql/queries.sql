@@ -48,15 +48,16 @@ DELETE FROM leases WHERE attempt_id = $1;
 
 -- name: drop_ended_leases
 -- The same for attempts whose owner did not live to do it.
-DELETE FROM leases USING attempts WHERE attempts.attempt_id = leases.attempt_id AND attempts.outcome IS NOT NULL;
+DELETE FROM leases USING attempts
+WHERE attempts.attempt_id = leases.attempt_id AND attempts.outcome IS NOT NULL AND NOT attempts.owes_release;
 
 -- name: due_attempts
--- Attempts that have not ended, that this bridge can reach, and that nobody else owns now: from the read model, and
+-- Attempts that have not ended or owe a machine's release, that this bridge can reach, and that nobody else owns now: from the read model, and
 -- from the leases, in case the read model is behind.
 SELECT a.attempt_id
 FROM attempts a
 LEFT JOIN leases l ON l.attempt_id = a.attempt_id
-WHERE a.outcome IS NULL
+WHERE (a.outcome IS NULL OR a.owes_release)
     AND (
         l.attempt_id IS NULL
         OR ((l.owner = $1 OR l.lease_until <= clock_timestamp()) AND (l.site IS NULL OR l.site = ANY ($2::text[])))
@@ -69,12 +70,12 @@ LIMIT $3;
 
 -- name: insert_attempt
 -- A requested attempt.
-INSERT INTO attempts (attempt_id, job_id, attempt_number, provider, phase, epoch, requested_at, position)
-VALUES ($1, $2, $3, $4, 'requested', 0, $5, $6)
+INSERT INTO attempts (attempt_id, job_id, attempt_number, provider, phase, epoch, requested_at, position, pays_machine)
+VALUES ($1, $2, $3, $4, 'requested', 0, $5, $6, $7)
 ON CONFLICT (attempt_id) DO NOTHING;
 
 -- name: change_attempt
--- What one event changes; NULL = nothing. A phase never goes back.
+-- What one event changes; NULL = nothing. A phase never goes back. $9: its machine may be there (true), or is gone.
 UPDATE attempts
 SET phase = greatest(phase, $2::attempt_phase),
     epoch = coalesce($3, epoch),
@@ -83,5 +84,6 @@ SET phase = greatest(phase, $2::attempt_phase),
     outcome = coalesce(outcome, $6),
     started_at = coalesce(started_at, $7),
     ended_at = coalesce(ended_at, $8),
-    position = $9
-WHERE attempt_id = $1 AND position < $9;
+    owes_release = coalesce($9 AND pays_machine, owes_release),
+    position = $10
+WHERE attempt_id = $1 AND position < $10;
