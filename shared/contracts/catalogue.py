@@ -14,11 +14,13 @@ from shared.contracts.envelope import RecordedEvent
 from shared.contracts.job import Event, JobEvent
 from shared.contracts.provider import ProviderEvent
 from shared.contracts.upcasts import UPCASTS, upcast
+from shared.contracts.worker import WorkerEvent
 
 WRITERS: dict[str, str] = {
     "job": "scheduler",
     "attempt": "provider_bridge",
     "provider": "provider_bridge",
+    "worker": "provider_bridge",
     "dataset": "storage",
     "artifact": "storage",
     "account": "billing",
@@ -40,6 +42,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
     **_tagged(JobEvent),
     **_tagged(AttemptEvent),
     **_tagged(ProviderEvent),
+    **_tagged(WorkerEvent),
     **_tagged(ArtifactEvent),
     **_tagged(AccountEvent),
 }

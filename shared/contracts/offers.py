@@ -43,6 +43,8 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     availability: Availability = "unknown"
     max_run_s: int | None = None
     """The provider ends every run after so long."""
+    labels: dict[str, str] = {}
+    """Of an own worker."""
 
 
 class HardwareRequest(msgspec.Struct, frozen=True, kw_only=True):

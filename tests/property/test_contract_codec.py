@@ -7,8 +7,9 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import inspect
 
-from shared.contracts import account, admin, artifact, attempt, catalogue, job, whatif
+from shared.contracts import account, admin, artifact, attempt, catalogue, job, whatif, worker
 from shared.contracts.catalogue import EVENT_TYPES
 from shared.contracts.envelope import CommandEnvelope, CommandReply, EventMetadata, RecordedEvent
 from shared.contracts.job import Command, Event
@@ -17,7 +18,8 @@ from shared.eventstore.rows import encode_meta
 from tests.support.contract_structs import BEGAN, IDS, all_commands, any_of, fullest, is_strict
 from tests.support.depth import examples
 
-CONTRACTS = (account, admin, artifact, attempt, job, whatif)
+ANYTHING = inspect.AnyType()
+CONTRACTS = (account, admin, artifact, attempt, job, whatif, worker)
 """The modules that hold commands: importing them is what makes `all_commands` see them."""
 
 EVENTS = [pytest.param(kind, id=name) for name, kind in sorted(EVENT_TYPES.items())]
@@ -53,13 +55,24 @@ def decoded(kind: type[msgspec.Struct], data: bytes) -> msgspec.Struct:
     return msgspec.json.decode(data, type=kind)
 
 
-def with_strangers(value: Any) -> Any:
-    """The same JSON with a member that nobody knows in every object that a struct stands for, and in others too."""
+def with_strangers(value: Any, info: inspect.Type) -> Any:
+    """The same JSON with a member that nobody knows in every object, but for those that hold texts alone (labels)."""
+    kinds = info.types if isinstance(info, inspect.UnionType) else (info,)
     if isinstance(value, dict):
         members = cast("dict[str, Any]", value)
-        return {**{name: with_strangers(inner) for name, inner in members.items()}, "\x7fstranger": [{"a": 1}]}
+        struct = next((kind for kind in kinds if isinstance(kind, inspect.StructType)), None)
+        if struct is not None:
+            types = {field.encode_name: field.type for field in struct.fields}
+            known = {name: with_strangers(inner, types.get(name, ANYTHING)) for name, inner in members.items()}
+            return {**known, "\x7fstranger": [{"a": 1}]}
+        below = next((kind.value_type for kind in kinds if isinstance(kind, inspect.DictType)), ANYTHING)
+        if isinstance(below, inspect.StrType):
+            return members
+        known = {name: with_strangers(inner, below) for name, inner in members.items()}
+        return {**known, "\x7fstranger": [{"a": 1}]}
     if isinstance(value, list):
-        return [with_strangers(inner) for inner in cast("list[Any]", value)]
+        item = next((kind.item_type for kind in kinds if isinstance(kind, inspect.ListType)), ANYTHING)
+        return [with_strangers(inner, item) for inner in cast("list[Any]", value)]
     return value
 
 
@@ -99,7 +112,7 @@ def test_members_that_only_a_newer_writer_knows_are_passed_over(
     kind: type[msgspec.Struct], data: st.DataObject
 ) -> None:
     sent = data.draw(any_of(kind))
-    newer = json.dumps(with_strangers(json.loads(msgspec.json.encode(sent)))).encode()
+    newer = json.dumps(with_strangers(json.loads(msgspec.json.encode(sent)), inspect.type_info(kind))).encode()
     read = decoded(kind, newer)
     assert without_strangers(msgspec.to_builtins(read)) == msgspec.to_builtins(sent)
 

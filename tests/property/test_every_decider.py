@@ -15,6 +15,7 @@ from services.gateway.domain.views import fold_job
 from services.provider_bridge.attempt_stream import ATTEMPT
 from services.provider_bridge.domain.attempt_states import Ended as AttemptEnded
 from services.provider_bridge.provider_stream import PROVIDER
+from services.provider_bridge.worker_stream import WORKER
 from services.scheduler.domain.job_state import Ended as JobEnded
 from services.scheduler.handlers import JOB
 from services.scheduler.projections.queue import QueueRow, evolve_row
@@ -33,6 +34,7 @@ from tests.property import (
     test_job_decider_properties,
     test_ledger_properties,
     test_provider_properties,
+    test_worker_properties,
 )
 from tests.support.contract_structs import BEGAN, IDS, any_of
 from tests.support.depth import examples
@@ -47,6 +49,7 @@ DECIDERS: dict[str, Decider[Any, Any]] = {
     "dataset": DATASET,
     "artifact": ARTIFACT_DECIDER,
     "provider": PROVIDER,
+    "worker": WORKER,
 }
 RESULTS: st.SearchStrategy[PackResult] = any_of(DatasetsPacked) | any_of(DatasetsRefused)
 UPLOADS = st.builds(
@@ -62,6 +65,7 @@ COMMANDS: dict[str, st.SearchStrategy[list[Any]]] = {
     "dataset": st.lists(RESULTS, max_size=4),
     "artifact": st.lists(UPLOADS, max_size=6),
     "provider": st.lists(test_provider_properties.commands, max_size=12),
+    "worker": test_worker_properties.commands.map(list),
 }
 EVENTS = st.sampled_from(list(EVENT_TYPES.values())).flatmap(any_of)
 OF_CATEGORY = {

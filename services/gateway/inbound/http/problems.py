@@ -31,16 +31,19 @@ STATUS: dict[str, int] = {
     "dataset_refused": 400,
     "missing_token": 401,
     "invalid_token": 401,
+    "not_assigned": 403,
     "not_found": 404,
     "job_not_found": 404,
     "config_not_found": 404,
     "object_not_found": 404,
     "model_not_found": 404,
+    "worker_not_found": 404,
     "method_not_allowed": 405,
     "invalid_job_state": 409,
     "version_conflict": 409,
     "attempt_superseded": 409,
     "stale_epoch": 409,
+    "worker_busy": 409,
     "payload_too_large": 413,
     "idempotency_key_reused": 422,
     "funds_refused": 429,
@@ -48,7 +51,10 @@ STATUS: dict[str, int] = {
     "service_unavailable": 503,
     "storage_full": 507,
 }
-ROUTE_STATUS: dict[tuple[str, str], int] = {("DELETE", "invalid_job_state"): 400}
+ROUTE_STATUS: dict[tuple[str, str], int] = {
+    ("DELETE", "invalid_job_state"): 400,
+    ("DELETE", "worker_busy"): 400,
+}
 """(method, code) -> the status that the documented contract gives instead."""
 
 _CODE_OF_STATUS = {
