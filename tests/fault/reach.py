@@ -99,6 +99,10 @@ OUT_OF_REACH: tuple[tuple[str, str], ...] = (
     (r"command:.*\.(ping|list_parked):.*", "reads only: nothing can be lost or doubled"),
     (r"command:.*\.(rebuild_projections|replay_parked):.*", "by hand only: tests/fault/test_windows_*"),
     (r"query:provider_bridge\.(drop_ended_leases|release_leases):.*", "when a bridge starts, or stops in order"),
+    (
+        r"query:provider_bridge\.(save|drop)_credential:.*",
+        "when a person gives or takes back a key; a repeat is harmless",
+    ),
     (r"query:storage\.release_pack_claim:.*", "when storage stops in order while it packs"),
     (r"query:storage\.renew_pack_claim:.*", "packing that takes longer than a third of its lease"),
     (r"query:scheduler\.ensure_checkpoint:.*", "once, when a scheduler meets an empty database"),

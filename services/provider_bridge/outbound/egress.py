@@ -40,6 +40,8 @@ class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     proxy_url: str | None = None
     """`http://proxy:8080`, credentials included; None = none."""
+    no_proxy: tuple[str, ...] = ()
+    """Hosts that are called directly all the same, as in the variable NO_PROXY."""
     ca_bundle: str | None = None
     """A PEM file; None = the system's."""
     ssl_verify: bool = True
@@ -212,10 +214,17 @@ def client_of(network: NetworkSettings, *, headers: Mapping[str, str] | None = N
     return httpx.AsyncClient(
         headers=dict(headers or {}),
         proxy=network.proxy_url,
+        mounts=dict.fromkeys(_direct_hosts(network.no_proxy)),
         verify=network.ssl_context(),
         timeout=network.timeout_s,
         trust_env=False,  # the settings already hold what the environment says
     )
+
+
+def _direct_hosts(no_proxy: tuple[str, ...]) -> list[str]:
+    """The hosts of a NO_PROXY list as httpx writes patterns; networks are no hosts, and it knows none."""
+    names = [entry.removeprefix("*").removeprefix(".") for entry in no_proxy if "/" not in entry and entry != "*"]
+    return [pattern for name in names if name for pattern in (f"all://{name}", f"all://*.{name}")]
 
 
 async def _bounded(response: httpx.Response) -> bytes:

@@ -87,3 +87,30 @@ SET phase = greatest(phase, $2::attempt_phase),
     owes_release = coalesce($9 AND pays_machine, owes_release),
     position = $10
 WHERE attempt_id = $1 AND position < $10;
+
+    position = $9
+WHERE attempt_id = $1 AND position < $9;
+
+-- name: save_credential
+-- Stores or replaces an encrypted credential; gives its id.
+INSERT INTO credentials (provider, user_id, name, key_id, nonce, ciphertext, description, created_at, updated_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8)
+ON CONFLICT (provider, user_id, name) DO UPDATE
+SET key_id = excluded.key_id,
+    nonce = excluded.nonce,
+    ciphertext = excluded.ciphertext,
+    description = coalesce(excluded.description, credentials.description),
+    updated_at = excluded.updated_at
+RETURNING id;
+
+-- name: drop_credential
+-- Forgets one; a row if there was one.
+DELETE FROM credentials
+WHERE provider = $1 AND user_id IS NOT DISTINCT FROM $2 AND name = $3
+RETURNING id;
+
+-- name: read_credentials
+-- All of them, encrypted as they are.
+SELECT id, provider, user_id, name, key_id, nonce, ciphertext, description, created_at, updated_at
+FROM credentials
+ORDER BY id;
