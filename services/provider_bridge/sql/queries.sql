@@ -88,9 +88,6 @@ SET phase = greatest(phase, $2::attempt_phase),
     position = $10
 WHERE attempt_id = $1 AND position < $10;
 
-    position = $9
-WHERE attempt_id = $1 AND position < $9;
-
 -- name: save_credential
 -- Stores or replaces an encrypted credential; gives its id.
 INSERT INTO credentials (provider, user_id, name, key_id, nonce, ciphertext, description, created_at, updated_at)
