@@ -1,6 +1,7 @@
 """From a provider's input to an `Order`: one place for every provider, so that a job means the same everywhere.
 
-Two forms. The control plane's own: `{"run_spec": {...}, "token": "..."}`, reported to its gateway. And a job that
+Two forms. The control plane's own: `{"run_spec": {...}, "token": "..."}`, reported to its gateway; a `label` beside it
+is for the control plane to know its run by in the provider's lists, and means nothing here. And a job that
 brings everything along: `dataset_url` or `dataset_files`, `config` in any spelling that the control plane takes,
 `dataloader` as an object or a list; its outputs stay with the entry, which hands them over in the provider's way.
 """
@@ -28,7 +29,7 @@ from trainer.failures import AttemptFailed
 from trainer.files import sha256_of
 
 _MEMBERS = frozenset(
-    {"run_spec", "token", "dataset_url", "dataset_files", "config", "dataloader", "job_id", "max_run_s"}
+    {"run_spec", "token", "label", "dataset_url", "dataset_files", "config", "dataloader", "job_id", "max_run_s"}
 )
 _PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 _TEXTS = frozenset({".txt", ".caption", ".json", ".jsonl", ".csv", ".parquet"})

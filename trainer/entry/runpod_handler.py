@@ -35,6 +35,7 @@ _PROGRESS_S = 2.0
 _LARGEST_INLINE_BYTES = 4 * 1024 * 1024
 """RunPod takes results of 10 MB, and base64 adds a third."""
 _LOG_TAIL = 200
+_LONGEST_LABEL = 64
 _PREFETCH = "import sys; from huggingface_hub import snapshot_download; snapshot_download(sys.argv[1])"
 
 
@@ -114,10 +115,12 @@ class RunPodHandler:
         story = Story()
         story.log.extend(f"[warning] {note}" for note in taken.notes)
         bucket = Bucket.of(job, self._environ)
-        code, last_words = await self._train(job, taken.order, story)
-        return await _in_thread(lambda: self._answer(taken.order, story, code, last_words, bucket), control)
+        label = _label(cast("dict[str, Any]", given))
+        code, last_words = await self._train(job, taken.order, story, label)
+        told = await _in_thread(lambda: self._answer(taken.order, story, code, last_words, bucket), control)
+        return {**told, **label}
 
-    async def _train(self, job: dict[str, Any], order: Order, story: Story) -> tuple[int, str]:
+    async def _train(self, job: dict[str, Any], order: Order, story: Story, label: dict[str, str]) -> tuple[int, str]:
         posted_s = 0.0
         child = TrainerChild(order, self._settings.child)
         self._running.add(child)
@@ -129,12 +132,12 @@ class RunPodHandler:
                     say(line)
                     if line.type == "phase":
                         posted_s = time.monotonic()
-                        self._sdk.progress_update(job, story.progress())
+                        self._sdk.progress_update(job, {**story.progress(), **label})
                 if code is not None:
                     return code, child.last_words()
                 if time.monotonic() - posted_s >= _PROGRESS_S:
                     posted_s = time.monotonic()
-                    self._sdk.progress_update(job, story.progress())
+                    self._sdk.progress_update(job, {**story.progress(), **label})
                 await asyncio.sleep(_LOOK_S)
         finally:
             # Also on a cancellation: the job's task ends only when its trainer has, so the next finds a free GPU.
@@ -200,6 +203,12 @@ class RunPodHandler:
                 before(number, frame)
 
         signal.signal(signal.SIGTERM, on_term)
+
+
+def _label(given: dict[str, Any]) -> dict[str, str]:
+    """What the control plane knows its run by. RunPod lists jobs without their input: progress and answer repeat it."""
+    label = given.get("label")
+    return {"label": label[:_LONGEST_LABEL]} if isinstance(label, str) and label else {}
 
 
 async def _in_thread(work: Callable[[], T], control: Control) -> T:

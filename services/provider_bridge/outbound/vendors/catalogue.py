@@ -1,8 +1,9 @@
 """Every vendor's adapter, in the order in which they are shown."""
 
 from services.provider_bridge.outbound.kinds import ProviderKind
+from services.provider_bridge.outbound.vendors import replicate
 
-KINDS: tuple[ProviderKind, ...] = ()
+KINDS: tuple[ProviderKind, ...] = (replicate.KIND,)
 """Add yours here; docs/providers.md and the provider endpoints are made from it."""
 
 

@@ -1,0 +1,58 @@
+"""What Replicate shows of a training or prediction, in our terms. Missing and odd members are normal."""
+
+import re
+
+from services.provider_bridge.outbound.egress import Answer
+from services.provider_bridge.outbound.ports import LogPage, RunView
+from services.provider_bridge.outbound.vendors.shapes import Object, a_moment, a_number, a_text, an_object
+
+_EXIT = re.compile(r"\bexit (-?[0-9]{1,3}) \(")
+"""As `trainer.entry.child.describe_exit` begins."""
+_LAST_WORDS_CHARS = 500
+_LAST_LINES = 5
+
+
+def exit_code_in(error: str) -> int | None:
+    """The trainer's exit code from its one sentence, None if it says none."""
+    found = _EXIT.search(error)
+    return int(found[1]) if found else None
+
+
+def view_of(shown: Object, ref: str, answer: Answer) -> RunView:
+    """A run as it stands; moments by our clock."""
+    word, error = a_text(shown.get("status")), a_text(shown.get("error"))
+    started_at, ended_at = a_moment(shown.get("started_at")), a_moment(shown.get("completed_at"))
+    return RunView(
+        ref=ref,
+        word=word,
+        exit_code=0 if word == "succeeded" else exit_code_in(error) if word == "failed" else None,
+        started_at=answer.ours(started_at) if started_at else None,
+        ended_at=answer.ours(ended_at) if ended_at else None,
+        billed_s=_billed_s(shown, word),
+        last_words=(error or _last_lines(a_text(shown.get("logs"))))[-_LAST_WORDS_CHARS:],
+    )
+
+
+def label_of(shown: Object) -> str:
+    """Our label in its input; empty if there is none, or the input was removed."""
+    return a_text(an_object(shown.get("input")).get("label"))
+
+
+def log_page(shown: Object, after: str | None, *, is_over: bool) -> LogPage:
+    """The whole lines behind `after`, characters of the log that were read; a last line without an end waits."""
+    text = a_text(shown.get("logs"))
+    start = int(after) if after is not None and after.isdigit() else 0
+    end = len(text) if is_over else text.rfind("\n") + 1
+    if end <= start:  # nothing new, or the log was removed
+        return LogPage(lines=[], cursor=after)
+    return LogPage(lines=text[start:end].splitlines(), cursor=str(end))
+
+
+def _billed_s(shown: Object, word: str) -> float | None:
+    if word == "aborted":  # its deadline came before its start, which is free
+        return 0.0
+    return a_number(an_object(shown.get("metrics")).get("predict_time"))
+
+
+def _last_lines(logs: str) -> str:
+    return " | ".join([line.strip() for line in logs.splitlines() if line.strip()][-_LAST_LINES:])
