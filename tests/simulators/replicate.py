@@ -248,7 +248,7 @@ class Replicate(Simulator):
         routes: list[tuple[str, str, Callable[..., Answer]]] = [
             ("GET", r"/v1/account", self._account),
             ("GET", r"/v1/hardware", self._hardware),
-            ("GET", r"/v1/webhooks/default/secret", lambda _: Answer(200, {"key": self.signing[0]})),
+            ("GET", r"/v1/webhooks/default/secret", self._secret),
             ("GET", r"/v1/models/([^/]+/[^/]+)", self._model),
             ("GET", r"/v1/models/([^/]+/[^/]+)/versions", self._versions),
             ("POST", r"/v1/models/([^/]+/[^/]+)/versions/([0-9a-f]+)/trainings", self._train),
@@ -270,6 +270,9 @@ class Replicate(Simulator):
 
     def _hardware(self, _call: Call) -> Answer:
         return Answer(200, [{"sku": sku, "name": f"Nvidia {sku}"} for sku in PRICES_MICRO_USD_PER_HOUR])
+
+    def _secret(self, _call: Call) -> Answer:
+        return Answer(200, {"key": self.signing[0]})
 
     def _version(self, version: str) -> dict[str, Any]:
         born = self.shown(datetime.fromisoformat("2026-08-01T10:00:00+00:00")).isoformat()

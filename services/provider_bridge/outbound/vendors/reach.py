@@ -15,6 +15,13 @@ def check_reach(gateway_url: str | None, api_url: str) -> None:
         )
 
 
+def webhook_for(webhook_url: str | None, api_url: str) -> str | None:
+    """The webhook's address if the provider would use it: https only, unless its API is on this machine's loopback."""
+    if webhook_url is None or not (webhook_url.startswith("https://") or _is_loopback(api_url)):
+        return None
+    return webhook_url
+
+
 def _is_loopback(url: str) -> bool:
     host = urlsplit(url).hostname or ""
     try:

@@ -13,7 +13,7 @@ from uuid import UUID
 import msgspec
 
 from services.provider_bridge.domain.provider_status import RunStatus, read_word
-from services.provider_bridge.outbound.egress import Egress, RateLimit, VendorRefused
+from services.provider_bridge.outbound.egress import Answer, Egress, RateLimit, VendorRefused
 from services.provider_bridge.outbound.fences import Fences
 from services.provider_bridge.outbound.kinds import CredentialField, Materials, ProviderKind
 from services.provider_bridge.outbound.ports import (
@@ -124,7 +124,7 @@ class ReplicateProvider:
         return [msgspec.structs.replace(offer, max_run_s=limit) for offer in offers]
 
     async def submit(self, order: StartOrder) -> str:
-        """Creates the training, unless a run of the attempt is alive."""
+        """Creates the training, unless there is one with this very tag."""
         self._fences.check(order.tag)
         settings = self._settings
         check_reach(order.spec.gateway_url, settings.api_url)
@@ -135,14 +135,14 @@ class ReplicateProvider:
             )
         model = self._trainer_for(order.offer)
         found = await self._newest(order.tag)
-        if found is not None and not _is_over(found.word):
+        if found is not None and found.epoch == order.tag.epoch:
             return found.ref
         fixed = settings.version if model == settings.model else ""
         version = fixed or await self._api.newest_version(model)
         return await self._api.create(self._body(order), model=model, version=version, limit_s=order.max_run_s)
 
     async def find(self, tag: Tag) -> RunView | None:
-        """The attempt's run in the list of the newest, one that lives before one that is over."""
+        """The attempt's run of the highest epoch, in the list of the newest; of two, the one that lives."""
         self._fences.check(tag)
         return await self._newest(tag)
 
@@ -150,7 +150,7 @@ class ReplicateProvider:
         """The run as GET shows it."""
         await self._renew_secrets()
         found = await self._api.get(ref)
-        return None if found is None else view_of(found[0], ref, found[1])
+        return None if found is None else self._view(*found)
 
     async def logs(self, ref: str, after: str | None) -> LogPage:
         """What the log has grown by; the cursor counts characters."""
@@ -181,8 +181,10 @@ class ReplicateProvider:
         async for shown, answer in self._api.runs(since=self._clock() - _OLDEST_RUN):
             tag = Tag.parse(label_of(shown), self._installation)
             if tag is not None and not _is_over(a_text(shown["status"])):
-                view = view_of(shown, self._api.ref(a_text(shown["id"])), answer)
-                ours.append(OurRun(tag=tag, ref=view.ref, started_at=view.started_at))
+                view = self._view(shown, answer)
+                price = self._price_of(a_text(shown.get("model")))
+                run = OurRun(tag=tag, ref=view.ref, started_at=view.started_at, price_micro_usd_per_hour=price)
+                ours.append(run)
         return ours
 
     def verify_webhook(self, headers: Mapping[str, str], query: Mapping[str, str], body: bytes) -> WebhookNote:
@@ -220,6 +222,12 @@ class ReplicateProvider:
         own = {self._settings.hardware: self._settings.model} if self._settings.model else {}
         return {**self._settings.trainers, **own}
 
+    def _price_of(self, model: str) -> int:
+        name = next((name for name, each in self._trainers().items() if each == model), self._settings.hardware)
+        hardware = hardware_of(name)
+        offer = None if hardware is None else hardware.offer(NAME, self._settings.prices_usd_per_s, "unknown")
+        return 0 if offer is None else offer.price_micro_usd_per_hour
+
     def _trainer_for(self, offer: Offer | None) -> str:
         wanted = _sku(self._settings.hardware if offer is None else offer.hardware)
         model = next((model for name, model in self._trainers().items() if _sku(name) == wanted), None)
@@ -252,15 +260,18 @@ class ReplicateProvider:
 
     async def _newest(self, tag: Tag) -> RunView | None:
         await self._renew_secrets()
-        newest: RunView | None = None
+        found: list[tuple[int, bool, RunView]] = []
         async for shown, answer in self._api.runs(since=_born(tag.attempt_id) or self._clock() - _OLDEST_RUN):
             known = Tag.parse(label_of(shown), self._installation)
             if known is not None and known.attempt_id == tag.attempt_id:
-                view = view_of(shown, self._api.ref(a_text(shown["id"])), answer)
-                if not _is_over(view.word):
-                    return view
-                newest = newest or view
-        return newest
+                view = self._view(shown, answer)
+                found.append((known.epoch, not _is_over(view.word), view))
+        return max(found, key=lambda each: each[:2])[2] if found else None
+
+    def _view(self, shown: Object, answer: Answer) -> RunView:
+        known = Tag.parse(label_of(shown), self._installation)
+        view = view_of(shown, self._api.ref(a_text(shown["id"])), answer)
+        return view if known is None else msgspec.structs.replace(view, epoch=known.epoch)
 
     async def _renew_secrets(self) -> None:
         """Fetches the webhook secret when it is due. A failure costs webhooks alone: looking goes on without them."""
