@@ -5,12 +5,14 @@ have done something is sent once. What comes back is either a well-formed answer
 """
 
 import email.utils
+import hashlib
 import http
 import ssl
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import httpx
 import msgspec
@@ -21,6 +23,8 @@ from services.provider_bridge.outbound.ports import CredentialRefused, NoFunds
 from shared.clock import Clock
 from shared.problems import Unavailable
 from shared.settings import Secret
+
+T = TypeVar("T")
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 ASKED_FOR_NOTHING_S = 2
@@ -57,9 +61,9 @@ class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RateLimit(msgspec.Struct, frozen=True, kw_only=True):
-    """So many calls in so many seconds, of this process."""
+    """So many calls in so many seconds, of this process: all that call one address with one key keep it together."""
 
-    calls: int
+    calls: float
     per_s: float
 
 
@@ -80,6 +84,13 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
         except msgspec.DecodeError as error:
             raise Unavailable(f"the provider answered {_excerpt(self.body)!r} where JSON was due") from error
 
+    def read(self, kind: type[T]) -> T:
+        """The body as `kind`, further members ignored. Raises Unavailable for anything of another shape."""
+        try:
+            return msgspec.convert(self.json(), kind, strict=False)
+        except msgspec.ValidationError as error:
+            raise Unavailable(f"the provider's answer has another shape than documented: {error}") from error
+
     def ours(self, moment: datetime) -> datetime:
         """A moment of the provider's clock by ours."""
         return moment - timedelta(seconds=self.clock_ahead_s) if abs(self.clock_ahead_s) > _COARSE_S else moment
@@ -98,6 +109,9 @@ class VendorRefused(Exception):  # noqa: N818 - an answer, not an error
 
 class Forbidden(CredentialRefused):
     """403: the key is known, and not allowed this. Some providers say so of what is not there, too."""
+
+    content: Any = None
+    """The JSON of the body, None if it was none."""
 
 
 class Egress:
@@ -118,7 +132,8 @@ class Egress:
             name: value.reveal() if isinstance(value, Secret) else value for name, value in (headers or {}).items()
         }
         self._client = client_of(network, headers=plain)
-        self._limiters = [AsyncLimiter(limit.calls, limit.per_s) for limit in limits]
+        account = hashlib.sha256(msgspec.json.encode([self.base_url, sorted(plain.items())])).digest()
+        self._limiters = [_limiter_of(account, limit) for limit in limits]
 
     async def get(self, path: str, *, params: Mapping[str, Any] | None = None) -> Answer:
         """A read. Raises as `call` does."""
@@ -209,6 +224,18 @@ class Egress:
         )
 
 
+_limiters: WeakValueDictionary[tuple[bytes, float, float], AsyncLimiter] = WeakValueDictionary()
+
+
+def _limiter_of(account: bytes, limit: RateLimit) -> AsyncLimiter:
+    """The one of this account, which lives as long as anybody calls under it; the key itself is not kept."""
+    name = (account, limit.calls, limit.per_s)
+    found = _limiters.get(name)
+    if found is None:
+        found = _limiters[name] = AsyncLimiter(limit.calls, limit.per_s)
+    return found
+
+
 def client_of(network: NetworkSettings, *, headers: Mapping[str, str] | None = None) -> httpx.AsyncClient:
     """A client that leaves by these settings; for vendors' clients that take one. It follows no redirect."""
     return httpx.AsyncClient(
@@ -245,18 +272,24 @@ def _raise_for(response: httpx.Response, body: bytes) -> None:
         wait_s = _retry_after_s(response.headers.get("retry-after"))
         raise Unavailable(f"{host} answers {status}: {excerpt}", retry_after_s=wait_s)
     if status in {http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN}:
-        refused = Forbidden if status == http.HTTPStatus.FORBIDDEN else CredentialRefused
-        raise refused(
+        kind = Forbidden if status == http.HTTPStatus.FORBIDDEN else CredentialRefused
+        refused = kind(
             f"{host} refuses our credentials ({status}): {excerpt}",
             "Check the provider's key, what it is allowed to do, and whether it has expired.",
         )
+        if isinstance(refused, Forbidden):
+            refused.content = _json_of(body)
+        raise refused
     if status == http.HTTPStatus.PAYMENT_REQUIRED:
         raise NoFunds(f"{host} wants money first: {excerpt}", "Add credit to the account, or choose another provider.")
+    raise VendorRefused(status, _json_of(body), excerpt)
+
+
+def _json_of(body: bytes) -> Any:
     try:
-        content = msgspec.json.decode(body)
+        return msgspec.json.decode(body)
     except msgspec.DecodeError:
-        content = None
-    raise VendorRefused(status, content, excerpt)
+        return None
 
 
 def _excerpt(body: bytes) -> str:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from tests.contract.providers.case import Case
 from tests.contract.providers.local import local_case
+from tests.contract.providers.machines import runpod_case
 from tests.contract.providers.replicate import replicate_case
 
 CASES: dict[str, Callable[[Path], AbstractAsyncContextManager[Case]]] = {
     "local": local_case,
     "replicate": replicate_case,
+    "runpod": runpod_case,
 }

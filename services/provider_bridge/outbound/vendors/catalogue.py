@@ -1,9 +1,12 @@
 """Every vendor's adapter, in the order in which they are shown."""
 
 from services.provider_bridge.outbound.kinds import ProviderKind
-from services.provider_bridge.outbound.vendors import replicate
+from services.provider_bridge.outbound.vendors import replicate, runpod_pods
 
-KINDS: tuple[ProviderKind, ...] = (replicate.KIND,)
+KINDS: tuple[ProviderKind, ...] = (
+    replicate.KIND,
+    runpod_pods.KIND,
+)
 """Add yours here; docs/providers.md and the provider endpoints are made from it."""
 
 

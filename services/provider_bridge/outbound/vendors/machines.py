@@ -1,0 +1,90 @@
+"""Machines that run one job each and cannot tell how it ended: which of an account's machines are ours, and whose.
+
+Their outcome comes with the trainer's report, and they cost money until they are ended (docs/decisions/0024).
+"""
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from uuid import UUID
+
+import msgspec
+
+from services.provider_bridge.outbound.ports import OurRun, RunView, Tag
+from services.provider_bridge.outbound.vendors.gathering import Gathered
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """One machine as its provider shows it, moments by our clock."""
+
+    ref: str
+    label: str
+    word: str
+    started_at: datetime | None
+    """Since when it costs money."""
+    price_micro_usd_per_hour: int
+    is_over: bool
+    """It is gone for good and costs nothing; one that has merely stopped is not."""
+    billed_s: float | None = None
+
+    def view(self) -> RunView:
+        """As the bridge sees it."""
+        return RunView(ref=self.ref, word=self.word, started_at=self.started_at, billed_s=self.billed_s)
+
+
+def moment_of(text: str | None) -> datetime | None:
+    """A moment as providers write it, taken for UTC without an offset; None for anything else."""
+    try:
+        moment = datetime.fromisoformat(text or "")
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+class Roll:
+    """The machines of one account as they are now.
+
+    One list serves every run that is asked about within `interval_s`. `show` tells of a machine that is in no list;
+    None: nobody knows it.
+    """
+
+    def __init__(
+        self,
+        installation: str,
+        listed: Callable[[], Awaitable[list[Machine]]],
+        show: Callable[[str], Awaitable[Machine | None]],
+        interval_s: float,
+    ) -> None:
+        self._installation = installation
+        self._listed = Gathered(listed, interval_s)
+        self._show = show
+
+    async def of_attempt(self, attempt_id: UUID) -> Machine | None:
+        """The newest machine of an attempt: one that is there before one that is over, then by epoch."""
+        found = [(tag, machine) for tag, machine in await self._ours() if tag.attempt_id == attempt_id]
+        newest = max(found, key=lambda pair: (not pair[1].is_over, pair[0].epoch), default=None)
+        return newest[1] if newest is not None else None
+
+    async def one(self, ref: str) -> Machine | None:
+        """By its ref. One that is not in the list is asked for by name before it is believed to be gone."""
+        listed = next((machine for machine in await self._listed() if machine.ref == ref), None)
+        return listed if listed is not None else await self._show(ref)
+
+    async def alive(self) -> list[OurRun]:
+        """All of this installation that cost money, or may."""
+        return [
+            OurRun(
+                tag=tag,
+                ref=machine.ref,
+                started_at=machine.started_at,
+                price_micro_usd_per_hour=machine.price_micro_usd_per_hour,
+            )
+            for tag, machine in await self._ours()
+            if not machine.is_over
+        ]
+
+    async def _ours(self) -> list[tuple[Tag, Machine]]:
+        return [
+            (tag, machine)
+            for machine in await self._listed()
+            if (tag := Tag.parse(machine.label, self._installation)) is not None
+        ]
