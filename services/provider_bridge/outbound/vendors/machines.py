@@ -26,9 +26,16 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """It is gone for good and costs nothing; one that has merely stopped is not."""
     billed_s: float | None = None
 
-    def view(self) -> RunView:
+    def view(self, installation: str) -> RunView:
         """As the bridge sees it."""
-        return RunView(ref=self.ref, word=self.word, started_at=self.started_at, billed_s=self.billed_s)
+        tag = Tag.parse(self.label, installation)
+        return RunView(
+            ref=self.ref,
+            word=self.word,
+            started_at=self.started_at,
+            billed_s=self.billed_s,
+            epoch=tag.epoch if tag is not None else None,
+        )
 
 
 def moment_of(text: str | None) -> datetime | None:
@@ -58,16 +65,30 @@ class Roll:
         self._listed = Gathered(listed, interval_s)
         self._show = show
 
-    async def of_attempt(self, attempt_id: UUID) -> Machine | None:
-        """The newest machine of an attempt: one that is there before one that is over, then by epoch."""
+    async def under(self, tag: Tag) -> Machine | None:
+        """The machine with exactly this tag."""
+        return next((machine for known, machine in await self._ours() if known == tag), None)
+
+    async def newest(self, attempt_id: UUID) -> RunView | None:
+        """The attempt's machine of the highest epoch; of two, the one that is not over."""
         found = [(tag, machine) for tag, machine in await self._ours() if tag.attempt_id == attempt_id]
-        newest = max(found, key=lambda pair: (not pair[1].is_over, pair[0].epoch), default=None)
-        return newest[1] if newest is not None else None
+        newest = max(found, key=lambda pair: (pair[0].epoch, not pair[1].is_over), default=None)
+        return newest[1].view(self._installation) if newest is not None else None
 
     async def one(self, ref: str) -> Machine | None:
         """By its ref. One that is not in the list is asked for by name before it is believed to be gone."""
         listed = next((machine for machine in await self._listed() if machine.ref == ref), None)
         return listed if listed is not None else await self._show(ref)
+
+    async def view(self, ref: str) -> RunView | None:
+        """The same as a view."""
+        found = await self.one(ref)
+        return found.view(self._installation) if found is not None else None
+
+    async def is_gone(self, ref: str) -> bool:
+        """Whether it costs nothing any more."""
+        found = await self.one(ref)
+        return found is None or found.is_over
 
     async def alive(self) -> list[OurRun]:
         """All of this installation that cost money, or may."""

@@ -7,7 +7,6 @@ A pod has no exit code and no deadline of its own: the trainer reports, the brid
 
 import base64
 import http
-import re
 from collections.abc import Mapping
 from contextlib import aclosing
 from datetime import datetime, timedelta
@@ -36,6 +35,15 @@ from services.provider_bridge.outbound.ports import (
 from services.provider_bridge.outbound.vendors.machines import Machine, Roll, moment_of
 from services.provider_bridge.outbound.vendors.reach import check_reach
 from services.provider_bridge.outbound.vendors.runpod_gpus import CatalogueShown, Cloud, Profile, gpu_id, offers
+from services.provider_bridge.outbound.vendors.runpod_shapes import (
+    AccountShown,
+    BalanceShown,
+    BillsShown,
+    PodShown,
+    PodsShown,
+    line_of,
+    start_refused,
+)
 from services.provider_bridge.outbound.vendors.server_events import events_of
 from shared.contracts.offers import Offer
 from shared.problems import Unavailable
@@ -60,12 +68,6 @@ _LOG_QUIET_S = 1.0
 """The stream stays open: after so long without a line the page is whole."""
 _HAS_STOPPED = frozenset({"EXITED", "ERROR"})
 _HAS_CONTAINER = frozenset({"RUNNING", "STARTING"})
-_NO_CAPACITY = re.compile(
-    r"no (longer any |available )?(instance|machine|gpu|host|resource)|capacity|not enough|insufficient (gpu|resource)"
-    r"|could not be placed|(out of|no) stock|unavailable|not available|no .{0,40} available",
-    re.IGNORECASE,
-)
-"""Want of machines has no code, only a sentence (providers.md §3.2)."""
 _KEPT = 10_000
 
 
@@ -90,62 +92,6 @@ class RunPodSettings(msgspec.Struct, frozen=True, kw_only=True):
     min_cuda_version: str = ""
     calls_per_minute: int = 60
     """Of RunPod's v2 API, as the account's RateLimit-Policy allows."""
-
-
-class PodShown(msgspec.Struct, rename="camel"):
-    """A pod as RunPod shows it, without its environment: the run's token stands there."""
-
-    id: str
-    name: str = ""
-    status: str = ""
-    cost: float | None = None
-    created_at: str | None = None
-
-
-class PodsShown(msgspec.Struct):
-    """The answer of `/v2/pods`."""
-
-    pods: list[PodShown]
-
-
-class BillShown(msgspec.Struct, rename="camel"):
-    """What one pod cost in one bucket of time, in USD."""
-
-    end_time: str | None = None
-    gpu_amount: float = 0.0
-
-
-class BillsShown(msgspec.Struct):
-    """The answer of `/v2/billing/pods`."""
-
-    records: list[BillShown]
-
-
-class BalanceShown(msgspec.Struct, rename="camel"):
-    """The answer of `/v2/billing/balance`."""
-
-    balance_amount: float
-    billing_mode: str = "PREPAID"
-
-
-class AccountShown(msgspec.Struct):
-    """The answer of `/v2/account`."""
-
-    id: str
-    email: str | None = None
-
-
-class LineShown(msgspec.Struct):
-    """One event of a pod's log."""
-
-    line: str
-
-
-class ProblemShown(msgspec.Struct):
-    """RunPod's error: a sentence, and each fault of a body that is not as documented."""
-
-    detail: str = ""
-    errors: list[str] = msgspec.field(default_factory=list[str])
 
 
 class RunPodPods:
@@ -185,18 +131,18 @@ class RunPodPods:
         return found
 
     async def submit(self, order: StartOrder) -> str:
-        """Creates a pod under the tag's name, unless the attempt has one."""
+        """Creates a pod under the tag's name, unless there is one."""
         self._fences.check(order.tag)
         check_reach(order.spec.gateway_url, self._settings.api_url)
         body = self._body(order)
-        there = await self._roll.of_attempt(order.tag.attempt_id)
+        there = await self._roll.under(order.tag)
         if there is not None:
             return there.ref
         self._fences.check(order.tag)
         try:
             answer = await self._api.call("POST", "/v2/pods", json=body)
         except VendorRefused as refusal:
-            raise _start_refused(refusal) from refusal
+            raise start_refused(refusal) from refusal
         except Forbidden as refusal:
             # Valid keys are refused single GPUs by 403: the next candidate may do (providers.md §3.2).
             raise NoCapacity(f"RunPod does not give this account such a machine: {refusal.message}") from refusal
@@ -205,13 +151,11 @@ class RunPodPods:
     async def find(self, tag: Tag) -> RunView | None:
         """The attempt's newest pod, one that has merely stopped included."""
         self._fences.check(tag)
-        found = await self._roll.of_attempt(tag.attempt_id)
-        return found.view() if found is not None else None
+        return await self._roll.newest(tag.attempt_id)
 
     async def fetch(self, ref: str) -> RunView | None:
         """The pod; one that is deleted is shown as TERMINATED once RunPod's bill for it is closed."""
-        found = await self._roll.one(ref)
-        return found.view() if found is not None else None
+        return await self._roll.view(ref)
 
     async def logs(self, ref: str, after: str | None) -> LogPage:
         """The container's lines; the cursor is the id of the last event."""
@@ -227,7 +171,7 @@ class RunPodPods:
                 async for event in events:
                     if event.id and event.id == after:
                         continue  # resumed at the event instead of behind it
-                    lines.append(_line_of(event.data))
+                    lines.append(line_of(event.data))
                     cursor = event.id or cursor
                     if len(lines) >= LOG_LINES:
                         break
@@ -254,8 +198,7 @@ class RunPodPods:
 
     async def confirm_gone(self, ref: str) -> bool:
         """Whether the pod is deleted: one that has stopped is not gone, its disk costs money."""
-        machine = await self._roll.one(ref)
-        return machine is None or machine.is_over
+        return await self._roll.is_gone(ref)
 
     async def list_ours(self) -> list[OurRun]:
         """Every pod of ours that is not deleted."""
@@ -404,27 +347,6 @@ def _environment(order: StartOrder, api_url: str) -> dict[str, str]:
     if api_url != API_URL:
         env["TUNEWRIGHT_RUNPOD_API_URL"] = api_url
     return env
-
-
-def _start_refused(refusal: VendorRefused) -> StartRefused:
-    try:
-        problem = msgspec.convert(refusal.content, ProblemShown)
-    except msgspec.ValidationError:
-        problem = ProblemShown()
-    detail = " ".join([problem.detail or refusal.excerpt, *problem.errors])
-    if refusal.status == http.HTTPStatus.BAD_REQUEST and _NO_CAPACITY.search(detail):
-        return NoCapacity(f"RunPod has no such machine now: {detail}")
-    return StartRefused(
-        f"RunPod refuses the pod ({refusal.status}): {detail}",
-        "Check image, GPU, data centres and volume in the settings of the provider `runpod`.",
-    )
-
-
-def _line_of(data: str) -> str:
-    try:
-        return msgspec.json.decode(data, type=LineShown).line
-    except msgspec.DecodeError:  # of another shape too: better its raw text than nothing
-        return data
 
 
 def _forget_oldest(kept: dict[str, Any]) -> None:
