@@ -1,6 +1,7 @@
 """The Kaggle kernel: written, pushed by the vendor's client, and run as the script that was pushed."""
 
 import json
+import shutil
 import subprocess
 from collections.abc import Generator
 from pathlib import Path
@@ -8,10 +9,14 @@ from typing import Any
 
 import pytest
 
-from shared.contracts.run import ExitCode, TrainerCommand
+from services.provider_bridge.outbound.ports import StartOrder, Tag
+from services.provider_bridge.outbound.vendors.kaggle import KaggleSettings
+from shared.contracts.run import ExitCode, RunSpec, TrainerCommand
+from shared.ids import new_id
+from tests.contract.providers.kaggle import SOURCE, a_provider
 from tests.simulators.kaggle import ENVIRONMENT, Kaggle
 from tests.trainer.receiver import Receiver
-from tests.vendors.conftest import JOB_ID, LORA, assert_nowhere, full_config, sha256
+from tests.vendors.conftest import JOB_ID, LORA, assert_nowhere, full_config, full_dataloader, sha256
 from tests.vendors.programs import ROOT, TRAINER_PYTHON, environment, vendors_python
 
 SLUG = "someone/tunewright-test"
@@ -116,7 +121,61 @@ def test_the_gateway_stops_a_kernel_which_saves_and_ends_with_75(
 def test_a_full_account_refuses_with_kaggles_own_words(
     kaggle: Kaggle, tmp_path: Path, job_input: dict[str, Any]
 ) -> None:
-    kaggle.refusal = "Maximum batch GPU session count of 2 reached."
+    kaggle.refusal_text = "Maximum batch GPU session count of 2 reached."
     kernel = written(tmp_path, job_input)
     code = f"print(json.dumps(api.kernels_push({str(kernel)!r}).error))"
-    assert client(kaggle, tmp_path, code) == kaggle.refusal
+    assert client(kaggle, tmp_path, code) == kaggle.refusal_text
+
+
+def a_repository(folder: Path) -> Path:
+    """What a kernel needs of our source, in a git repository of its own."""
+    for package in ("trainer", "shared"):
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    git = ["git", "-C", str(folder), "-c", "user.name=a test", "-c", "user.email=test@example.org"]
+    subprocess.run([*git, "init", "--quiet", "--initial-branch", "release"], check=True)
+    subprocess.run([*git, "add", "--all", "--force"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--message", "As it is"], check=True)
+    return folder
+
+
+@pytest.mark.slow
+async def test_what_the_bridge_pushes_is_known_to_kaggles_client_and_ends_with_the_trainers_exit_code(
+    kaggle: Kaggle, tmp_path: Path, folder_of_pictures: Path, lora_of_the_command_line: str
+) -> None:
+    receiver = Receiver()
+    tag = Tag(attempt_id=new_id(), epoch=1)
+    spec = RunSpec(
+        job_id=JOB_ID,
+        attempt_id=str(tag.attempt_id),
+        attempt_number=1,
+        gateway_url=receiver.url,
+        config=full_config(),
+        dataloader=full_dataloader(folder_of_pictures),
+        output_prefix=JOB_ID,
+    )
+    settings = KaggleSettings(
+        api_url=kaggle.url, source_git=SOURCE, source_revision="release", packages=str(TRAINER_PYTHON)
+    )
+    provider = a_provider(kaggle, settings=settings)
+    repository = a_repository(tmp_path / "repository")
+    replaced = {"GIT_CONFIG_KEY_0": f"url.file://{repository}.insteadOf", "GIT_CONFIG_VALUE_0": SOURCE}
+    try:
+        ref = await provider.submit(StartOrder(tag=tag, spec=spec, token=receiver.token))
+        listed = client(kaggle, tmp_path, "print(json.dumps([k.ref for k in api.kernels_list(mine=True)]))")
+        assert listed == [ref]
+        env = {**session(tmp_path), **replaced, "GIT_CONFIG_COUNT": "1"}
+        version = kaggle.execute(ref, str(TRAINER_PYTHON), env, tmp_path / "session")
+        view = await provider.fetch(ref)
+        page = await provider.logs(ref, None)
+    finally:
+        receiver.stop()
+        await provider.close()
+    assert version.exit_code == ExitCode.DONE, version.log
+    assert view is not None
+    assert (view.word, view.exit_code) == ("COMPLETE", 0)
+    assert "\n".join(page.lines) == version.log.rstrip("\n")
+    assert client(kaggle, tmp_path, f"print(json.dumps(str(api.kernels_status({ref!r}).status)))").endswith("COMPLETE")
+    assert receiver.received.types[-1] == "done"
+    delivered = receiver.received.uploads[f"/api/cloud/storage/outputs/{JOB_ID}/{LORA}"]
+    assert sha256(delivered) == lora_of_the_command_line
+    assert_nowhere([receiver.token], tmp_path / "session")

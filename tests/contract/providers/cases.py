@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from tests.contract.providers.case import Case
+from tests.contract.providers.kaggle import kaggle_case
 from tests.contract.providers.local import local_case
 from tests.contract.providers.machines import runpod_case
 from tests.contract.providers.replicate import replicate_case
@@ -13,4 +14,5 @@ CASES: dict[str, Callable[[Path], AbstractAsyncContextManager[Case]]] = {
     "local": local_case,
     "replicate": replicate_case,
     "runpod": runpod_case,
+    "kaggle": kaggle_case,
 }

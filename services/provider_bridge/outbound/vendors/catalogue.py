@@ -1,11 +1,12 @@
 """Every vendor's adapter, in the order in which they are shown."""
 
 from services.provider_bridge.outbound.kinds import ProviderKind
-from services.provider_bridge.outbound.vendors import replicate, runpod_pods
+from services.provider_bridge.outbound.vendors import kaggle, replicate, runpod_pods
 
 KINDS: tuple[ProviderKind, ...] = (
     replicate.KIND,
     runpod_pods.KIND,
+    kaggle.KIND,
 )
 """Add yours here; docs/providers.md and the provider endpoints are made from it."""
 
