@@ -28,7 +28,6 @@ from services.provider_bridge.outbound.ports import (
     WebhookNote,
     WebhookRefused,
 )
-from services.provider_bridge.outbound.vendors.event_stream import new_events
 from services.provider_bridge.outbound.vendors.kaggle_answers import (
     error_in,
     hours_left,
@@ -39,6 +38,7 @@ from services.provider_bridge.outbound.vendors.kaggle_answers import (
     refusal_of,
 )
 from services.provider_bridge.outbound.vendors.reach import check_reach
+from services.provider_bridge.outbound.vendors.server_events import data_behind
 from shared.contracts.kaggle import LONGEST_RUN_S, MARGIN_S, SESSION_S, KernelJob, exit_code_in, kernel_script
 from shared.contracts.offers import Offer
 from shared.problems import Unavailable
@@ -60,7 +60,7 @@ _END_OF_LOG = "END_OF_LOG"
 _BEARER = "KGAT_"
 
 
-class KaggleSettings(msgspec.Struct, frozen=True, kw_only=True):
+class KaggleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where Kaggle is, and where a kernel gets the trainer from: a git repository or a dataset."""
 
     api_url: str = "https://api.kaggle.com"
@@ -112,9 +112,9 @@ class KaggleProvider:
         check_reach(order.spec.gateway_url, self._settings.api_url)
         shape = _shape(order.offer)
         source, datasets = self._source()
-        if (existing := await self._find(order.tag)) is not None:
-            return existing.ref
         label = order.tag.label(self._installation)
+        if await self.fetch(f"{self._username}/{label}") is not None:
+            return f"{self._username}/{label}"
         run_s = min(order.max_run_s or LONGEST_RUN_S, LONGEST_RUN_S)
         script = kernel_script(
             KernelJob(
@@ -171,7 +171,7 @@ class KaggleProvider:
                 if kind.startswith("text/html"):
                     raise Unavailable("Kaggle answers with a page where a log was due")
                 if kind.startswith("text/event-stream"):
-                    events = [log_event(data) for data in await new_events(response, seen, until=_END_OF_LOG)]
+                    events = [log_event(data) for data in await data_behind(response, seen, last=_END_OF_LOG)]
                 else:
                     events = log_events((await response.aread()).decode("utf-8", "replace"))[seen:]
         except (VendorRefused, Forbidden):  # none is kept
@@ -244,6 +244,7 @@ class KaggleProvider:
         )
 
     async def _find(self, tag: Tag) -> RunView | None:
+        """The run of the highest epoch that is alive, else of the highest of all."""
         listed = {found.epoch: ref for found, ref, _ in await self._recent() if found.attempt_id == tag.attempt_id}
         for epoch in range(tag.epoch, max(0, tag.epoch - _PROBED_EPOCHS), -1):
             label = Tag(attempt_id=tag.attempt_id, epoch=epoch).label(self._installation)
@@ -251,7 +252,10 @@ class KaggleProvider:
         newest: RunView | None = None
         for epoch in sorted(listed, reverse=True):
             view = await self.fetch(listed[epoch])
-            if view is not None and self._is_alive(view.word):
+            if view is None:
+                continue
+            view = msgspec.structs.replace(view, epoch=epoch)
+            if self._is_alive(view.word):
                 return view
             newest = newest or view
         return newest

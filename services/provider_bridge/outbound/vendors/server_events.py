@@ -2,9 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import httpx
 import msgspec
+
+QUIET_S = 1.5
+_LONGEST_S = 10.0
+_MOST_EVENTS = 5000
 
 
 class ServerEvent(msgspec.Struct, frozen=True):
@@ -44,3 +49,23 @@ async def events_of(response: httpx.Response, *, quiet_s: float) -> AsyncGenerat
             known = value
         elif name == "data":
             data.append(value)
+
+
+async def data_behind(response: httpx.Response, seen: int, *, last: str | None = None) -> list[str]:
+    """The data of all events but the first `seen`, of a stream that begins anew each time and may never be quiet.
+
+    It ends with the event `last`, and else as `events_of` does, or when a page is full: the next one goes on there.
+    """
+    found: list[str] = []
+    until = asyncio.get_running_loop().time() + _LONGEST_S
+    async with aclosing(events_of(response, quiet_s=QUIET_S)) as events:
+        async for event in events:
+            if event.data == last:
+                break
+            if seen > 0:
+                seen -= 1
+            else:
+                found.append(event.data)
+            if len(found) >= _MOST_EVENTS or asyncio.get_running_loop().time() > until:
+                break
+    return found
