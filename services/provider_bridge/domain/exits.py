@@ -1,11 +1,13 @@
 """What a trainer's exit code means, in words a person can use."""
 
+import re
 import signal
 
 import msgspec
 
 from shared.contracts.run import ExitCode
 
+_TOLD = re.compile(r"\bexit (-?[0-9]{1,3}) \(")
 _SIGNAL_BASE = 128
 """A shell or container reports death by signal n as 128 + n."""
 
@@ -94,3 +96,9 @@ def meaning_of(code: int, last_words: str = "") -> ExitMeaning:
     if not last_words:
         return found
     return msgspec.structs.replace(found, message=f"{found.message} Its last words: {last_words}")
+
+
+def exit_code_in(sentence: str) -> int | None:
+    """The code in the one sentence that a provider's entry ends with (`exit 64 (bad_config): …`); None if none."""
+    found = _TOLD.search(sentence)
+    return int(found[1]) if found else None

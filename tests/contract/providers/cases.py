@@ -9,10 +9,12 @@ from tests.contract.providers.kaggle import kaggle_case
 from tests.contract.providers.local import local_case
 from tests.contract.providers.machines import runpod_case
 from tests.contract.providers.replicate import replicate_case
+from tests.contract.providers.runpod_serverless import runpod_serverless_case
 
 CASES: dict[str, Callable[[Path], AbstractAsyncContextManager[Case]]] = {
     "local": local_case,
     "replicate": replicate_case,
     "runpod": runpod_case,
     "kaggle": kaggle_case,
+    "runpod_serverless": runpod_serverless_case,
 }

@@ -1,21 +1,12 @@
 """What Replicate shows of a training or prediction, in our terms. Missing and odd members are normal."""
 
-import re
-
+from services.provider_bridge.domain.exits import exit_code_in
 from services.provider_bridge.outbound.egress import Answer
 from services.provider_bridge.outbound.ports import LogPage, RunView
 from services.provider_bridge.outbound.vendors.shapes import Object, a_moment, a_number, a_text, an_object
 
-_EXIT = re.compile(r"\bexit (-?[0-9]{1,3}) \(")
-"""As `trainer.entry.child.describe_exit` begins."""
 _LAST_WORDS_CHARS = 500
 _LAST_LINES = 5
-
-
-def exit_code_in(error: str) -> int | None:
-    """The trainer's exit code from its one sentence, None if it says none."""
-    found = _EXIT.search(error)
-    return int(found[1]) if found else None
 
 
 def view_of(shown: Object, ref: str, answer: Answer) -> RunView:
