@@ -132,8 +132,9 @@ class Egress:
             name: value.reveal() if isinstance(value, Secret) else value for name, value in (headers or {}).items()
         }
         self._client = client_of(network, headers=plain)
-        account = hashlib.sha256(msgspec.json.encode([self.base_url, sorted(plain.items())])).digest()
-        self._limiters = [_limiter_of(account, limit) for limit in limits]
+        self.account = hashlib.sha256(msgspec.json.encode([self.base_url, sorted(plain.items())])).digest()
+        """The same for all that call this address with these headers."""
+        self._limiters = [limiter_of(self.account, limit) for limit in limits]
 
     async def get(self, path: str, *, params: Mapping[str, Any] | None = None) -> Answer:
         """A read. Raises as `call` does."""
@@ -227,8 +228,8 @@ class Egress:
 _limiters: WeakValueDictionary[tuple[bytes, float, float], AsyncLimiter] = WeakValueDictionary()
 
 
-def _limiter_of(account: bytes, limit: RateLimit) -> AsyncLimiter:
-    """The one of this account, which lives as long as anybody calls under it; the key itself is not kept."""
+def limiter_of(account: bytes, limit: RateLimit) -> AsyncLimiter:
+    """The account's one limiter for this limit; it lives as long as anybody calls under it."""
     name = (account, limit.calls, limit.per_s)
     found = _limiters.get(name)
     if found is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.contract.providers.case import Case
 from tests.contract.providers.kaggle import kaggle_case
 from tests.contract.providers.local import local_case
-from tests.contract.providers.machines import runpod_case
+from tests.contract.providers.machines import lambda_case, runpod_case
 from tests.contract.providers.replicate import replicate_case
 from tests.contract.providers.runpod_serverless import runpod_serverless_case
 
@@ -15,6 +15,7 @@ CASES: dict[str, Callable[[Path], AbstractAsyncContextManager[Case]]] = {
     "local": local_case,
     "replicate": replicate_case,
     "runpod": runpod_case,
+    "lambda": lambda_case,
     "kaggle": kaggle_case,
     "runpod_serverless": runpod_serverless_case,
 }

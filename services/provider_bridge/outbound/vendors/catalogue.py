@@ -1,12 +1,13 @@
 """Every vendor's adapter, in the order in which they are shown."""
 
 from services.provider_bridge.outbound.kinds import ProviderKind
-from services.provider_bridge.outbound.vendors import kaggle, replicate, runpod_pods, runpod_serverless
+from services.provider_bridge.outbound.vendors import kaggle, lambda_cloud, replicate, runpod_pods, runpod_serverless
 
 KINDS: tuple[ProviderKind, ...] = (
     replicate.KIND,
     runpod_pods.KIND,
     runpod_serverless.KIND,
+    lambda_cloud.KIND,
     kaggle.KIND,
 )
 """Add yours here; docs/providers.md and the provider endpoints are made from it."""

@@ -4,7 +4,7 @@ Their outcome comes with the trainer's report, and they cost money until they ar
 """
 
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from uuid import UUID
 
 import msgspec
@@ -36,15 +36,6 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
             billed_s=self.billed_s,
             epoch=tag.epoch if tag is not None else None,
         )
-
-
-def moment_of(text: str | None) -> datetime | None:
-    """A moment as providers write it, taken for UTC without an offset; None for anything else."""
-    try:
-        moment = datetime.fromisoformat(text or "")
-    except ValueError:
-        return None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 class Roll:

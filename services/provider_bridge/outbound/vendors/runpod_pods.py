@@ -32,7 +32,7 @@ from services.provider_bridge.outbound.ports import (
     WebhookNote,
     WebhookRefused,
 )
-from services.provider_bridge.outbound.vendors.machines import Machine, Roll, moment_of
+from services.provider_bridge.outbound.vendors.machines import Machine, Roll
 from services.provider_bridge.outbound.vendors.reach import check_reach
 from services.provider_bridge.outbound.vendors.runpod_gpus import CatalogueShown, Cloud, Profile, gpu_id, offers
 from services.provider_bridge.outbound.vendors.runpod_shapes import (
@@ -45,6 +45,7 @@ from services.provider_bridge.outbound.vendors.runpod_shapes import (
     start_refused,
 )
 from services.provider_bridge.outbound.vendors.server_events import events_of
+from services.provider_bridge.outbound.vendors.shapes import a_moment
 from shared.contracts.offers import Offer
 from shared.problems import Unavailable
 
@@ -256,7 +257,7 @@ class RunPodPods:
             records = (await self._read("/v2/billing/pods", params)).read(BillsShown).records
         except CredentialRefused:
             return None
-        ends = [moment_of(record.end_time) for record in records]
+        ends = [a_moment(record.end_time) for record in records]
         if not records or any(end is None or end > self._clock() for end in ends):
             return None
         billed_s = sum(record.gpu_amount for record in records) * 1_000_000 / price * 3600
@@ -275,7 +276,7 @@ class RunPodPods:
         if price:
             self._prices[pod.id] = price
             _forget_oldest(self._prices)
-        created_at = moment_of(pod.created_at)
+        created_at = a_moment(pod.created_at)
         return Machine(
             ref=pod.id,
             label=pod.name,
