@@ -32,7 +32,7 @@ class KnownStreams(Generic[S, C]):
 
     async def load(self, stream: str) -> S:
         """The state as the log has it now."""
-        return (await self._current(stream))[1]
+        return (await self.current(stream))[1]
 
     async def execute(self, stream: str, command: C, *, meta: EventMetadata, correlation_id: UUID) -> Decision[S]:
         """Loads what is new, decides, appends; decides again when the stream moved, at most MAX_DECISIONS times.
@@ -41,7 +41,7 @@ class KnownStreams(Generic[S, C]):
             Rejected: the rule said no, or `version_conflict` when the stream would not hold still.
         """
         for _ in range(MAX_DECISIONS):
-            version, state = await self._current(stream)
+            version, state = await self.current(stream)
             with tracing.span(names.decide(type(command))):
                 events = self._decider.decide(state, command)
             if not events:
@@ -61,7 +61,8 @@ class KnownStreams(Generic[S, C]):
             return Decision(state=state, events=events, position=done.last_position)
         raise Rejected("version_conflict", f"{stream} kept changing; try again", stream=stream)
 
-    async def _current(self, stream: str) -> tuple[int, S]:
+    async def current(self, stream: str) -> tuple[int, S]:
+        """The stream's version and state, as the log has them now: for an append in the caller's own transaction."""
         version, state = self._known.get(stream, (0, self._decider.initial))
         for recorded in await self._store.read_stream(stream, after_version=version):
             event = catalogue.decode(recorded)

@@ -5,15 +5,20 @@ from pathlib import Path
 from services.provider_bridge.driving import Driver, DrivingOptions
 from services.provider_bridge.handlers import AttemptHandlers
 from services.provider_bridge.inbound.reconciler import Pace, Reconciler
-from services.provider_bridge.inbound.subscriptions import commands, subscription
+from services.provider_bridge.inbound.subscriptions import commands, subscription, worker_commands
+from services.provider_bridge.inbound.worker_watch import WatchPace, WorkerWatch
+from services.provider_bridge.outbound.credential_key import find_key
 from services.provider_bridge.outbound.directory import FixedProviders
 from services.provider_bridge.outbound.leases import Leases
 from services.provider_bridge.outbound.local import LocalOptions, LocalProvider
 from services.provider_bridge.outbound.owner import OwnerName
 from services.provider_bridge.outbound.ports import Providers
+from services.provider_bridge.outbound.worker_store import WorkerStore
+from services.provider_bridge.outbound.workers import WorkersProvider
 from services.provider_bridge.projections.attempts import ATTEMPTS
 from services.provider_bridge.settings import Settings, inherited_environment
 from services.provider_bridge.sweeping import Sweeper
+from services.provider_bridge.worker_handlers import WorkerHandlers
 from shared.service import Runtime, ServiceParts
 
 _RENEWALS_PER_LEASE = 3
@@ -30,22 +35,35 @@ async def build(runtime: Runtime, settings: Settings) -> ServiceParts:
         cancel_grace_s=settings.bridge_cancel_grace_s,
         report_grace_s=settings.bridge_report_grace_s,
     )
-    return assemble(runtime, settings, FixedProviders([local]), owner.name, driving)
+    key = find_key(inherited_environment(), options.state_dir)
+    workers = WorkerStore(runtime.pool, runtime.store, runtime.clock, key)
+    providers = FixedProviders([local, WorkersProvider(workers)])
+    return assemble(runtime, settings, providers, owner.name, driving, workers)
 
 
 def assemble(
-    runtime: Runtime, settings: Settings, providers: Providers, owner: str, driving: DrivingOptions
+    runtime: Runtime,
+    settings: Settings,
+    providers: Providers,
+    owner: str,
+    driving: DrivingOptions,
+    workers: WorkerStore | None = None,
 ) -> ServiceParts:
-    """The bridge on these providers, whatever they are."""
+    """The bridge on these providers, whatever they are; with the workers' side too if there is a store of them."""
     leases = Leases(runtime.pool, runtime.store, runtime.clock, owner=owner, lease_s=settings.bridge_lease_s)
     reconciler = _reconciler(runtime, settings, leases, providers, driving)
     handlers = AttemptHandlers(runtime.store, providers, runtime.clock, reconciler.nudge)
-    return ServiceParts(
+    parts = ServiceParts(
         commands=commands(handlers),
         subscriptions=[subscription(reconciler.nudge)],
         projections=[ATTEMPTS],
         loops=[reconciler.drive, reconciler.renew, reconciler.sweep],
     )
+    if workers is not None:
+        watch = WorkerWatch(workers, reconciler.nudge, WatchPace(lost_s=settings.bridge_worker_lost_s))
+        parts.commands = {**parts.commands, **worker_commands(WorkerHandlers(workers, reconciler.nudge))}
+        parts.loops = [*parts.loops, watch.run]
+    return parts
 
 
 def _local_options(settings: Settings) -> LocalOptions:

@@ -4,4 +4,6 @@ from pathlib import Path
 
 from shared.sql import load_queries
 
-QUERIES = load_queries(Path(__file__).with_name("sql") / "queries.sql")
+_SQL = Path(__file__).with_name("sql")
+QUERIES = load_queries(_SQL / "queries.sql")
+WORKER_QUERIES = load_queries(_SQL / "workers.sql")

@@ -26,6 +26,8 @@ class Settings(CoreSettings, frozen=True, kw_only=True):
     bridge_sweep_interval_s: float = 30.0
     bridge_cancel_grace_s: float = 30.0
     bridge_report_grace_s: float = REPORT_GRACE_S
+    bridge_worker_lost_s: float = 900.0
+    """How long a worker may stay offline before its run is given up and the job goes on elsewhere."""
     bridge_log_limit_bytes: int = 16 * 1024 * 1024
 
     @property

@@ -2,7 +2,8 @@
 
 from uuid import UUID
 
-from services.provider_bridge.domain.worker import Unknown, WorkerAct, WorkerState, decide, evolve
+from services.provider_bridge.domain.worker import Unknown, WorkerState, decide, evolve
+from services.provider_bridge.domain.worker_acts import WorkerAct
 from shared.decider import Decider
 
 WORKER: Decider[WorkerState, WorkerAct] = Decider(initial=Unknown(), evolve=evolve, decide=decide)

@@ -124,6 +124,9 @@ class WorkerReleased(Event, frozen=True, kw_only=True, tag="worker.released.v1")
     outcome: RunOutcome
     exit_code: int | None
     released_at: datetime
+    ended_at: datetime | None = None
+    """When the run ended; of one that was lost, when its worker was last heard of."""
+    last_words: str = ""
 
 
 WorkerEvent = (
@@ -247,7 +250,8 @@ class ReportWorkerJob(Command, frozen=True, kw_only=True, tag="report_worker_job
     attempt_id: UUID | None = None
     exit_code: int | None = None
     error: str | None = None
-    ended_at: datetime | None = None
+    ended_s_ago: float = 0.0
+    """How long ago the run ended: a duration, as the worker's clock may be wrong."""
 
 
 class ReadWorkerOrders(Command, frozen=True, kw_only=True, tag="read_worker_orders"):

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.provider_bridge.domain import worker as acts
-from services.provider_bridge.domain.worker import Removed, Unknown, Worker, WorkerAct, WorkerState
+from services.provider_bridge.domain import worker_acts as acts
+from services.provider_bridge.domain.worker import Removed, Unknown, Worker, WorkerState
+from services.provider_bridge.domain.worker_acts import WorkerAct
 from services.provider_bridge.domain.worker_matching import gpus_of, labels_in, labels_match, suits
 from services.provider_bridge.worker_stream import WORKER
 from shared.contracts import worker as events
@@ -55,7 +56,7 @@ OTHERS = st.one_of(
     *[st.builds(acts.Assign, attempt_id=ids, job_id=ids, epoch=st.integers(1, 3), at=moments)] * 3,
     st.builds(acts.Begin, attempt_id=ids, at=moments),
     st.builds(acts.AskCancel, attempt_id=ids, grace_s=st.just(30.0), at=moments),
-    st.builds(acts.Release, attempt_id=ids, outcome=st.sampled_from(["exited", "lost"]), at=moments),
+    st.builds(acts.Release, attempt_id=ids, outcome=st.sampled_from(["exited", "lost"]), ended_at=moments, at=moments),
 )
 commands = st.tuples(CREATE, REGISTER, st.lists(CREATE | OTHERS, max_size=14)).map(
     lambda drawn: [drawn[0], drawn[1], *drawn[2]]

@@ -8,7 +8,12 @@ import msgspec
 from services.gateway.domain.job_body import Status, iso
 from shared.contracts.envelope import RecordedEvent
 
-_NAMES = {"job": "cloud_job_update", "attempt": "training.status", "dataset": "lifecycle.stage"}
+_NAMES = {
+    "job": "cloud_job_update",
+    "attempt": "training.status",
+    "dataset": "lifecycle.stage",
+    "worker": "worker.status",
+}
 _LARGE = frozenset({"config", "dataloader"})
 
 
@@ -21,7 +26,7 @@ def bare_body(recorded: RecordedEvent) -> dict[str, Any]:
     """The members that need nothing but the envelope."""
     return {
         "type": update_name(recorded),
-        "job_id": str(recorded.correlation_id),
+        "job_id": None if recorded.category == "worker" else str(recorded.correlation_id),
         "event_type": recorded.type,
         "status": None,
         "updates": {},

@@ -6,12 +6,27 @@ A repeat gives no events. Time and digests come in with the commands.
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal, assert_never
+from typing import assert_never
 from uuid import UUID
 
 import msgspec
 from msgspec.structs import replace
 
+from services.provider_bridge.domain.worker_acts import (
+    AskCancel,
+    Assign,
+    Begin,
+    Create,
+    Drain,
+    Heard,
+    Missed,
+    Register,
+    Release,
+    Remove,
+    Resume,
+    RotateToken,
+    WorkerAct,
+)
 from shared.contracts.job import Event
 from shared.contracts.worker import (
     RunOutcome,
@@ -103,109 +118,6 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
 
 WorkerState = Unknown | Worker | Removed
 
-# ---- commands --------------------------------------------------------------------------------------------------------
-
-
-class Create(msgspec.Struct, frozen=True, kw_only=True):
-    """An administrator makes it."""
-
-    name: str
-    worker_type: WorkerType
-    labels: dict[str, str]
-    token_sha256: str
-    price_micro_usd_per_hour: int
-    at: datetime
-
-
-class RotateToken(msgspec.Struct, frozen=True, kw_only=True):
-    """An administrator gives it another token."""
-
-    token_sha256: str
-    at: datetime
-
-
-class Drain(msgspec.Struct, frozen=True, kw_only=True):
-    """It is to get no more runs."""
-
-    at: datetime
-
-
-class Resume(msgspec.Struct, frozen=True, kw_only=True):
-    """It is to get runs again."""
-
-    at: datetime
-
-
-class Remove(msgspec.Struct, frozen=True, kw_only=True):
-    """It is to be forgotten; `force` gives up its run."""
-
-    force: bool
-    at: datetime
-    reason: Literal["asked", "never_registered", "ephemeral_offline"] = "asked"
-
-
-class Register(msgspec.Struct, frozen=True, kw_only=True):
-    """It tells what it is, and which run it says is its own: the job, and the attempt if it knows that."""
-
-    name: str
-    gpu_info: dict[str, Any]
-    labels: dict[str, str]
-    provider: str | None
-    has_job: str | None = None
-    has_attempt: UUID | None = None
-    at: datetime
-
-
-class Heard(msgspec.Struct, frozen=True, kw_only=True):
-    """It gave a sign of life."""
-
-    at: datetime
-
-
-class Missed(msgspec.Struct, frozen=True, kw_only=True):
-    """It gave none for too long."""
-
-    last_heard_at: datetime
-    at: datetime
-
-
-class Assign(msgspec.Struct, frozen=True, kw_only=True):
-    """A run is to be its own."""
-
-    attempt_id: UUID
-    job_id: UUID
-    epoch: int
-    at: datetime
-
-
-class Begin(msgspec.Struct, frozen=True, kw_only=True):
-    """It says that the run's trainer was started."""
-
-    attempt_id: UUID
-    at: datetime
-
-
-class AskCancel(msgspec.Struct, frozen=True, kw_only=True):
-    """The run is to end."""
-
-    attempt_id: UUID
-    grace_s: float
-    at: datetime
-
-
-class Release(msgspec.Struct, frozen=True, kw_only=True):
-    """The run is no longer its own."""
-
-    attempt_id: UUID
-    outcome: RunOutcome
-    exit_code: int | None = None
-    at: datetime
-
-
-WorkerAct = (
-    Create | RotateToken | Drain | Resume | Remove | Register | Heard | Missed | Assign | Begin | AskCancel | Release
-)
-
 # ---- decisions -------------------------------------------------------------------------------------------------------
 
 
@@ -262,7 +174,7 @@ def _remove(state: Worker, command: Remove) -> list[Event]:
     if state.run is not None and not command.force:
         raise Rejected("worker_busy", f"{state.name} runs job {state.run.job_id}", job_id=str(state.run.job_id))
     removed = WorkerRemoved(reason=command.reason, removed_at=command.at)
-    return [*([_released(state.run, "abandoned", None, command.at)] if state.run else []), removed]
+    return [*([_given_up(state.run, "abandoned", command.at)] if state.run else []), removed]
 
 
 def _heard(state: Worker, command: Register | Heard | Missed) -> list[Event]:
@@ -294,7 +206,7 @@ def _register(state: Worker, command: Register) -> list[Event]:
         events.append(WorkerCameOnline(at=command.at))
     # A run that has begun there and that it knows nothing of any more is nobody's: its disk or its machine is new.
     if state.run is not None and state.run.begun and not is_of(state.run, command.has_job, command.has_attempt):
-        events.append(_released(state.run, "dropped", None, command.at))
+        events.append(_given_up(state.run, "dropped", command.at))
     return events
 
 
@@ -319,7 +231,16 @@ def _run(state: Worker, command: Assign | Begin | AskCancel | Release) -> list[E
                 return []
             return [WorkerRunCancelAsked(attempt_id=run.attempt_id, grace_s=command.grace_s, asked_at=command.at)]
         case Release():
-            return [_released(run, command.outcome, command.exit_code, command.at)]
+            return [
+                WorkerReleased(
+                    attempt_id=run.attempt_id,
+                    outcome=command.outcome,
+                    exit_code=command.exit_code,
+                    released_at=command.at,
+                    ended_at=command.ended_at,
+                    last_words=command.last_words,
+                )
+            ]
         case _:
             assert_never(command)
 
@@ -334,8 +255,10 @@ def _assign(state: Worker, command: Assign) -> list[Event]:
     ]
 
 
-def _released(run: Assignment, outcome: RunOutcome, exit_code: int | None, at: datetime) -> WorkerReleased:
-    return WorkerReleased(attempt_id=run.attempt_id, outcome=outcome, exit_code=exit_code, released_at=at)
+def _given_up(run: Assignment, outcome: RunOutcome, at: datetime) -> WorkerReleased:
+    return WorkerReleased(
+        attempt_id=run.attempt_id, outcome=outcome, exit_code=None, released_at=at, ended_at=at, last_words=""
+    )
 
 
 # ---- folding ---------------------------------------------------------------------------------------------------------

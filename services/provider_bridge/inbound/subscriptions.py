@@ -6,6 +6,7 @@ from uuid import UUID
 from services.provider_bridge import metrics
 from services.provider_bridge.handlers import AttemptHandlers
 from services.provider_bridge.projections import attempts
+from services.provider_bridge.worker_handlers import WorkerHandlers
 from shared.contracts import catalogue
 from shared.contracts.attempt import (
     AskTrainer,
@@ -18,6 +19,18 @@ from shared.contracts.attempt import (
 from shared.contracts.envelope import RecordedEvent
 from shared.contracts.job import Command
 from shared.contracts.subjects import BRIDGE_ATTEMPTS
+from shared.contracts.worker import (
+    BeatWorker,
+    CreateWorker,
+    DrainWorker,
+    ReadWorkerOrders,
+    ReadWorkers,
+    RegisterWorker,
+    RemoveWorker,
+    ReportWorkerJob,
+    ResumeWorker,
+    RotateWorkerToken,
+)
 from shared.messaging.commands import CommandHandler
 from shared.messaging.consumer import Subscription
 
@@ -32,6 +45,22 @@ def commands(handlers: AttemptHandlers) -> Mapping[type[Command], CommandHandler
         CancelAttempt: handlers.cancel,
         AskTrainer: handlers.ask,
         ReportMilestone: handlers.report,
+    }
+
+
+def worker_commands(handlers: WorkerHandlers) -> Mapping[type[Command], CommandHandler]:
+    """The same for what people and workers ask about workers."""
+    return {
+        CreateWorker: handlers.create,
+        RotateWorkerToken: handlers.rotate,
+        DrainWorker: handlers.drain,
+        ResumeWorker: handlers.resume,
+        RemoveWorker: handlers.remove,
+        ReadWorkers: handlers.read,
+        RegisterWorker: handlers.register,
+        BeatWorker: handlers.beat,
+        ReportWorkerJob: handlers.report,
+        ReadWorkerOrders: handlers.orders,
     }
 
 

@@ -92,6 +92,7 @@ class LocalProvider:
             max_run_time_s=None,
             upload_limit_bytes=None,
             site=self.site,
+            fences_epochs=True,
             default_hardware=HARDWARE,
             tested_against="itself",
         )

@@ -100,6 +100,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     webhooks: bool = False
     knows_outcome: bool = True
     """Tells success from failure by itself; else only the trainer's report does."""
+    fences_epochs: bool = False
+    """Keeps lower epochs out by itself, for good: a run that it has of an attempt is the attempt's one run."""
     default_hardware: str = ""
     """What a run is on when nobody chose an offer."""
     tested_against: TestedAgainst = "simulator"

@@ -10,6 +10,8 @@ from tests.contract.providers.local import local_case
 from tests.contract.providers.machines import lambda_case, runpod_case
 from tests.contract.providers.replicate import replicate_case
 from tests.contract.providers.runpod_serverless import runpod_serverless_case
+from tests.contract.providers.worker import worker_case
+from tests.support.log import LogDatabase
 
 CASES: dict[str, Callable[[Path], AbstractAsyncContextManager[Case]]] = {
     "local": local_case,
@@ -19,3 +21,6 @@ CASES: dict[str, Callable[[Path], AbstractAsyncContextManager[Case]]] = {
     "kaggle": kaggle_case,
     "runpod_serverless": runpod_serverless_case,
 }
+
+ON_DATABASE: dict[str, Callable[[Path, LogDatabase], AbstractAsyncContextManager[Case]]] = {"worker": worker_case}
+"""Those whose other side is our own database."""
