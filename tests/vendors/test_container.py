@@ -87,6 +87,7 @@ def test_a_pod_ends_itself_after_the_run_and_tries_until_it_may(tmp_path: Path) 
 
 def test_a_space_shows_the_end_and_pauses_itself(tmp_path: Path) -> None:
     with HuggingFace() as hub:
+        hub.add_space("someone/space", {})
         hub.failures = 1
         port = free_port()
         env = environment(

@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 
-from shared.contracts.run import ExitCode
+from services.provider_bridge.outbound.ports import StartOrder, Tag
+from services.provider_bridge.outbound.vendors.hugging_face import HuggingFaceSettings
+from shared.contracts.run import ExitCode, RunSpec
+from shared.ids import new_id
+from tests.contract.providers.hugging_face import a_provider
 from tests.simulators.hugging_face import TOKEN, HuggingFace
 from tests.trainer.receiver import Receiver
 from tests.vendors.conftest import JOB_ID, LORA, assert_nowhere, full_config, full_dataloader, sha256
@@ -64,3 +68,40 @@ def test_a_job_runs_its_command_and_reports_to_the_gateway(
     assert sha256(delivered) == lora_of_the_command_line
     assert receiver.token not in job.log
     assert_nowhere([receiver.token, TOKEN], tmp_path / "work", tmp_path / "container")
+
+
+@pytest.mark.slow
+async def test_what_the_bridge_creates_runs_the_trainer_and_ends_with_its_exit_code(
+    hub: HuggingFace, tmp_path: Path, folder_of_pictures: Path, lora_of_the_command_line: str
+) -> None:
+    receiver = Receiver()
+    tag = Tag(attempt_id=new_id(), epoch=1)
+    spec = RunSpec(
+        job_id=JOB_ID,
+        attempt_id=str(tag.attempt_id),
+        attempt_number=1,
+        gateway_url=receiver.url,
+        config=full_config(),
+        dataloader=full_dataloader(folder_of_pictures),
+        output_prefix=JOB_ID,
+    )
+    settings = HuggingFaceSettings(
+        api_url=hub.url, image="registry.example.org/tunewright-trainer:1", python=str(TRAINER_PYTHON)
+    )
+    provider = a_provider(hub, settings=settings)
+    try:
+        ref = await provider.submit(StartOrder(tag=tag, spec=spec, token=receiver.token))
+        job = hub.job(ref)
+        job.created["environment"].update(environment(tmp_path / "work"))
+        code = hub.execute(job, tmp_path / "container")
+        view = await provider.fetch(ref)
+    finally:
+        receiver.stop()
+        await provider.close()
+    assert code == ExitCode.DONE, job.log
+    assert view is not None
+    assert (view.word, view.exit_code) == ("COMPLETED", 0)
+    assert receiver.received.types[-1] == "done"
+    delivered = receiver.received.uploads[f"/api/cloud/storage/outputs/{JOB_ID}/{LORA}"]
+    assert sha256(delivered) == lora_of_the_command_line
+    assert receiver.token not in job.log

@@ -1,7 +1,14 @@
 """Every vendor's adapter, in the order in which they are shown."""
 
 from services.provider_bridge.outbound.kinds import ProviderKind
-from services.provider_bridge.outbound.vendors import kaggle, lambda_cloud, replicate, runpod_pods, runpod_serverless
+from services.provider_bridge.outbound.vendors import (
+    hugging_face,
+    kaggle,
+    lambda_cloud,
+    replicate,
+    runpod_pods,
+    runpod_serverless,
+)
 
 KINDS: tuple[ProviderKind, ...] = (
     replicate.KIND,
@@ -9,6 +16,7 @@ KINDS: tuple[ProviderKind, ...] = (
     runpod_serverless.KIND,
     lambda_cloud.KIND,
     kaggle.KIND,
+    hugging_face.KIND,
 )
 """Add yours here; docs/providers.md and the provider endpoints are made from it."""
 

@@ -1,0 +1,105 @@
+"""The Hugging Face Hub's API, as far as jobs and Spaces share it: whose key, which namespace, lists, prices, moments.
+
+Its own client, `huggingface_hub`, has one HTTP client for the whole process, so neither a proxy nor a CA can differ
+between two providers or two users, and it repeats some creates: docs/decisions/0025.
+"""
+
+import re
+from collections.abc import AsyncIterator
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from services.provider_bridge.outbound.egress import Answer, Egress, VendorRefused
+from services.provider_bridge.outbound.kinds import CredentialField, Materials
+from services.provider_bridge.outbound.ports import Account, Balance
+from services.provider_bridge.outbound.vendors.shapes import Object, a_number, an_object
+from shared.contracts.offers import Offer
+from shared.problems import Unavailable
+from shared.settings import Secret
+
+NOT_FOUND = 404
+API_URL = "https://huggingface.co"
+CREDENTIALS = (CredentialField(name="token", variable="HF_TOKEN"),)
+_NEXT = re.compile(r'<([^>]+)>\s*;\s*rel="next"')
+_PER_HOUR = {"second": 3600, "minute": 60, "hour": 1}
+
+
+class Hub:
+    """One account of the Hub. `namespace` is where our things live; empty = the account's own."""
+
+    def __init__(self, materials: Materials, namespace: str) -> None:
+        self.token = materials.credentials["token"]
+        authorization = Secret(f"Bearer {self.token.reveal()}")
+        self.egress = Egress(
+            materials.settings.api_url, materials.network, materials.clock, headers={"Authorization": authorization}
+        )
+        self._namespace = namespace
+
+    async def namespace(self) -> str:
+        """Always named: the Hub would else ask whose key it is with every call."""
+        if not self._namespace:
+            self._namespace = (await self.account()).username
+        return self._namespace
+
+    async def account(self) -> Account:
+        """Whose key it is, and what that may do."""
+        told = an_object((await self.egress.get("/api/whoami-v2")).json())
+        key = an_object(an_object(told.get("auth")).get("accessToken"))
+        facts = [f"{told.get('type', 'user')} account", f"token may {key.get('role', 'do what nobody says')}"]
+        if told.get("canPay") is False:
+            facts.append("no way to pay is set up")
+        return Account(username=str(told.get("name") or ""), detail=", ".join(facts))
+
+    def balance(self) -> Balance:
+        """The Hub tells it to people only."""
+        return Balance(micro_usd=None, note="Credits are shown at https://huggingface.co/settings/billing")
+
+    async def listed(self, path: str, params: dict[str, Any]) -> AsyncIterator[tuple[Object, Answer]]:
+        """Everything in a list, over all its pages; nothing where the Hub knows no such namespace."""
+        try:
+            answer = await self.egress.get(path, params=params)
+        except VendorRefused as refused:
+            if refused.status == NOT_FOUND:
+                return
+            raise Unavailable(f"the Hub does not list {path}: {refused}") from refused
+        while True:
+            page: object = answer.json() or []
+            if not isinstance(page, list):
+                raise Unavailable(f"the Hub answers {path} with something that is no list")
+            for item in cast("list[object]", page):
+                yield an_object(item), answer
+            following = _NEXT.search(answer.headers.get("link", ""))
+            if following is None:
+                return
+            parts = urlsplit(following[1])
+            answer = await self.egress.get(f"{parts.path}?{parts.query}")
+
+    async def offers(self, path: str, provider: str) -> list[Offer]:
+        """The machines in a list of hardware, with today's prices."""
+        offers = [_offer(item, provider) async for item, _ in self.listed(path, {})]
+        return [offer for offer in offers if offer is not None]
+
+
+def _offer(item: Object, provider: str) -> Offer | None:
+    """None for what has no name or no price by time."""
+    per_hour, micro_usd = _PER_HOUR.get(str(item.get("unitLabel"))), a_number(item.get("unitCostMicroUSD"))
+    name = item.get("name")
+    if not name or per_hour is None or micro_usd is None:
+        return None
+    accelerator = an_object(item.get("accelerator"))
+    is_gpu = bool(accelerator) and accelerator.get("type", "gpu") == "gpu"
+    count = max(1, _number(accelerator.get("quantity"))) if is_gpu else 0
+    vram_gb = _number(accelerator.get("vram")) // count if is_gpu else 0  # the Hub counts that of all GPUs
+    return Offer(
+        provider=provider,
+        hardware=str(name),
+        gpu=f"{accelerator.get('model')} {vram_gb}GB" if is_gpu else "",
+        gpu_count=count,
+        vram_gb=vram_gb,
+        price_micro_usd_per_hour=round(micro_usd * per_hour),
+    )
+
+
+def _number(text: object) -> int:
+    found = re.match(r"\s*([0-9]+)", str(text))
+    return int(found[1]) if found else 0
