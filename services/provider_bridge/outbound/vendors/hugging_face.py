@@ -26,10 +26,9 @@ from services.provider_bridge.outbound.ports import (
     WebhookRefused,
 )
 from services.provider_bridge.outbound.vendors.hub import API_URL, CREDENTIALS, NOT_FOUND, Hub
-from services.provider_bridge.outbound.vendors.machines import moment_of
 from services.provider_bridge.outbound.vendors.reach import check_reach
 from services.provider_bridge.outbound.vendors.server_events import data_behind
-from services.provider_bridge.outbound.vendors.shapes import Object, a_number, a_text, an_object
+from services.provider_bridge.outbound.vendors.shapes import Object, a_moment, a_number, a_text, an_object
 from shared.contracts.offers import Offer
 from shared.problems import Unavailable
 
@@ -251,7 +250,7 @@ class HuggingFaceProvider:
         word = _stage(job)
         message = str(an_object(job.get("status")).get("message") or "")
         started, finished = (
-            answer.ours(at) if (at := moment_of(a_text(job.get(key)))) else None for key in ("startedAt", "finishedAt")
+            answer.ours(at) if (at := a_moment(job.get(key))) else None for key in ("startedAt", "finishedAt")
         )
         billed_s = a_number(an_object(job.get("durations")).get("runningSecs"))
         is_over = not self._is_alive(word)
