@@ -18,6 +18,7 @@ from services.gateway.inbound.http import (
     past,
     story,
     training,
+    workers,
 )
 from services.gateway.inbound.http.docs import openapi_config, openapi_document
 from services.gateway.inbound.http.edge import Edge, HostRule
@@ -48,6 +49,8 @@ def make_litestar(parts: GatewayParts, version: str) -> Litestar:
             past.ROUTER,
             models.ROUTER,
             admin.ROUTER,
+            workers.ROUTER,
+            workers.ADMIN_ROUTER,
             *metrics.ROUTERS,
         ],
         dependencies={
