@@ -106,10 +106,6 @@ OUT_OF_REACH: tuple[tuple[str, str], ...] = (
     (r"query:storage\.release_pack_claim:.*", "when storage stops in order while it packs"),
     (r"query:storage\.renew_pack_claim:.*", "packing that takes longer than a third of its lease"),
     (r"query:scheduler\.ensure_checkpoint:.*", "once, when a scheduler meets an empty database"),
-    (
-        r"http:gateway:\w*worker\w*:.*",
-        "own workers: tests/integration/provider_bridge/test_workers.py, tests/integration/workers",
-    ),
     (r"http:gateway:(rebuild|replay|sync):.*", "by hand only, or reads only"),
     (r"http:gateway:(cancel_job|delete_job):mid-body", "a request without a body"),
     (

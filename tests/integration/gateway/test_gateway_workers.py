@@ -1,7 +1,7 @@
 """Workers over HTTP: a real gateway and a real bridge, the documented shapes and refusals."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -68,7 +68,7 @@ class Stream:
 
 
 @asynccontextmanager
-async def stream(site: Site, worker_id: str, token: dict[str, str]) -> AsyncIterator[Stream]:
+async def stream(site: Site, worker_id: str, token: dict[str, str]) -> AsyncGenerator[Stream]:
     async with site.http.stream("GET", f"/api/workers/stream?worker_id={worker_id}", headers=token) as answer:
         assert answer.status_code == 200
         opened = Stream()
