@@ -82,6 +82,8 @@ class Loopback:
 
 
 class _Server(ThreadingHTTPServer):
+    request_queue_size = 128
+
     def shutdown_request(self, request: Any) -> None:
         """A connection that is to be reset must not say goodbye first."""
         if request.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, len(_RESET)) == _RESET:
