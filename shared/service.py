@@ -131,6 +131,9 @@ def run_service(
     flush = tracing.configure(service, environment)
     try:
         uvloop.run(_serve(service, settings, build))
+    except SettingsError as error:  # of what only the parts themselves can judge
+        sys.stderr.write(f"{service}: {error}\n")
+        return _EXIT_SETTINGS
     except Exception:
         log.exception("service.process.failed")
         return _EXIT_FAILED

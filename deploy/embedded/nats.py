@@ -49,7 +49,7 @@ class NatsLayout:
     listen: str = f"{LOOPBACK}:4222"
     monitor: str = f"{LOOPBACK}:8222"
     server_name: str = "tunewright"
-    max_payload: str = "8MB"
+    max_payload: str = "16MB"
     max_file_store: str = "20GB"
     max_memory_store: str = "256MB"
 

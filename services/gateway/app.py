@@ -5,6 +5,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -19,19 +20,20 @@ from services.gateway.inbound.http.server import bind, serve
 from services.gateway.inbound.log_stream import LogStreams
 from services.gateway.inbound.subscriptions import PROJECTIONS, SUBSCRIPTIONS
 from services.gateway.inbound.wakeups import Wakeups
-from services.gateway.inbound.worker_stream import WorkerStreams
 from services.gateway.intake import ReportIntake
 from services.gateway.outbound.config_files import ConfigFiles
 from services.gateway.outbound.idempotency import IdempotencyKeys
 from services.gateway.outbound.object_store import ObjectStore
+from services.gateway.outbound.webhook_probe import IpNetwork, WebhookProbe, networks_of
 from services.gateway.past import Past
 from services.gateway.projections.jobs import JobsView
+from services.gateway.providers import ProviderDesk
 from services.gateway.reads import JobReads
 from services.gateway.settings import Settings
-from services.gateway.workers import WorkerCommands
 from shared.messaging.right_of_way import Claims
 from shared.problems import Unavailable
 from shared.service import Runtime, ServiceParts
+from shared.settings import SettingsError
 
 FORGET_EVERY_S = 3600.0
 
@@ -43,7 +45,7 @@ async def build(runtime: Runtime, settings: Settings) -> ServiceParts:
     keys = IdempotencyKeys(runtime.pool)
     wakeups = Wakeups(runtime.bus)
     parts = _parts(runtime, settings, keys, wakeups)
-    hosts = HostRule.of(settings.gateway_host, settings.gateway_allowed_hosts.split(","))
+    hosts = HostRule.of(settings.gateway_host, [*settings.gateway_allowed_hosts.split(","), *_public_hosts(settings)])
     app = make_app(parts, _version(), hosts)
     bound = bind(settings.gateway_host, settings.gateway_port)
 
@@ -61,6 +63,7 @@ async def build(runtime: Runtime, settings: Settings) -> ServiceParts:
 def _parts(runtime: Runtime, settings: Settings, keys: IdempotencyKeys, wakeups: Wakeups) -> GatewayParts:
     jobs = JobsView(runtime.pool)
     reads = JobReads(runtime, jobs)
+    desk = ProviderDesk(runtime.sender, reads)
     access = AttemptAccess(runtime.store, jobs, reads)
     commands = JobCommands(
         sender=runtime.sender,
@@ -70,8 +73,8 @@ def _parts(runtime: Runtime, settings: Settings, keys: IdempotencyKeys, wakeups:
         clock=runtime.clock,
         providers=tuple(name.strip() for name in settings.gateway_providers.split(",") if name.strip()),
         claims=Claims(runtime.bus.client.publish),
+        require_configured=desk.require_configured,
     )
-    workers = WorkerCommands(runtime.sender)
     return GatewayParts(
         commands=commands,
         reads=reads,
@@ -87,11 +90,28 @@ def _parts(runtime: Runtime, settings: Settings, keys: IdempotencyKeys, wakeups:
             max_streams=settings.gateway_event_streams,
             max_per_ip=settings.gateway_event_streams_per_ip,
         ),
-        workers=workers,
-        worker_streams=WorkerStreams(workers, wakeups, runtime.stop, max_streams=settings.gateway_worker_streams),
         log_streams=LogStreams(reads, wakeups, runtime.stop, max_streams=settings.gateway_log_streams),
         max_object_bytes=settings.gateway_max_object_bytes,
+        providers=desk,
+        probe=WebhookProbe(_networks("TUNEWRIGHT_PRIVATE_NETWORKS", settings.tunewright_private_networks)),
+        public_url=settings.public_url,
+        trusted_proxies=_networks("GATEWAY_TRUSTED_PROXIES", settings.gateway_trusted_proxies),
     )
+
+
+def _public_hosts(settings: Settings) -> list[str]:
+    """The authority of the public URL: providers and trainers name it when they call."""
+    url = urlsplit(settings.public_url or "")
+    if url.scheme not in {"", "http", "https"} or (settings.public_url and not url.hostname):
+        raise SettingsError("TUNEWRIGHT_PUBLIC_URL: it must be an origin such as https://tuning.example.com")
+    return [name for name in (url.hostname, url.netloc) if name]
+
+
+def _networks(name: str, text: str) -> tuple[IpNetwork, ...]:
+    try:
+        return networks_of(text)
+    except ValueError as error:
+        raise SettingsError(f"{name}: {error}") from None
 
 
 async def _forget_claims(runtime: Runtime, keys: IdempotencyKeys, stop: asyncio.Event) -> None:

@@ -1,5 +1,6 @@
 """What a request asks of the owners: stamp who asks, send the command, wait for the own view, answer."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
@@ -44,6 +45,10 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
         return f"user:{self.user_id}"
 
 
+RequireConfigured = Callable[[str, Principal], Awaitable[None]]
+"""Refuses with `provider_not_configured` a provider whose keys are not there."""
+
+
 class JobCommands:
     """Submit, cancel and delete: each answer shows the job with the caller's own write in it."""
 
@@ -57,6 +62,7 @@ class JobCommands:
         clock: Clock,
         providers: tuple[str, ...],
         claims: Claims,
+        require_configured: RequireConfigured,
     ) -> None:
         self._sender = sender
         self._claims = claims
@@ -65,6 +71,7 @@ class JobCommands:
         self._configs = configs
         self._clock = clock
         self._providers = providers
+        self._require_configured = require_configured
 
     async def submit(
         self, body: SubmitJobRequest, *, provider: str, key: str | None, principal: Principal
@@ -82,6 +89,7 @@ class JobCommands:
         command = submit_command(
             body, await self._loaded(body), job_id=new_id(), user_id=principal.user_id, provider=provider, key=key
         )
+        await self._require_configured(provider, principal)
         hit = False
         if key is not None:
             claim = await self._keys.claim(principal.user_id, key, digest, job_id=command.job_id, now=self._clock())

@@ -1,27 +1,50 @@
 """The provider-bridge put together: the only file that names concrete parts."""
 
+import asyncio
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
+import msgspec
+from nats.aio.msg import Msg
+
+from services.provider_bridge.domain.provider_settings import COMMON_NAMES, read_settings
 from services.provider_bridge.driving import Driver, DrivingOptions
 from services.provider_bridge.handlers import AttemptHandlers
 from services.provider_bridge.inbound.reconciler import Pace, Reconciler
-from services.provider_bridge.inbound.subscriptions import commands, subscription, worker_commands
+from services.provider_bridge.inbound.subscriptions import commands, provider_commands, subscription, worker_commands
 from services.provider_bridge.inbound.worker_watch import WatchPace, WorkerWatch
 from services.provider_bridge.outbound.credential_key import find_key
-from services.provider_bridge.outbound.directory import FixedProviders
+from services.provider_bridge.outbound.credentials import Credentials
+from services.provider_bridge.outbound.directory import (
+    VARIABLE_PREFIX,
+    ConfiguredProviders,
+    Surroundings,
+    read_variables,
+)
 from services.provider_bridge.outbound.leases import Leases
 from services.provider_bridge.outbound.local import LocalOptions, LocalProvider
+from services.provider_bridge.outbound.network import read_network
 from services.provider_bridge.outbound.owner import OwnerName
-from services.provider_bridge.outbound.ports import Providers
+from services.provider_bridge.outbound.ports import Provider, Providers
+from services.provider_bridge.outbound.secret_sources import secret_chain
+from services.provider_bridge.outbound.vendors.catalogue import KINDS
 from services.provider_bridge.outbound.worker_store import WorkerStore
 from services.provider_bridge.outbound.workers import WorkersProvider
 from services.provider_bridge.projections.attempts import ATTEMPTS
+from services.provider_bridge.provider_handlers import ProviderHandlers
+from services.provider_bridge.provider_stream import ProviderStreams
 from services.provider_bridge.settings import Settings, inherited_environment
 from services.provider_bridge.sweeping import Sweeper
+from services.provider_bridge.webhook_handlers import WebhookHandlers
 from services.provider_bridge.worker_handlers import WorkerHandlers
+from shared.contracts.subjects import PROVIDER_CHANGES
+from shared.messaging.connection import Bus
 from shared.service import Runtime, ServiceParts
+from shared.settings import SettingsError
 
 _RENEWALS_PER_LEASE = 3
+_INSTALLATION_DIGITS = 8
 
 
 async def build(runtime: Runtime, settings: Settings) -> ServiceParts:
@@ -29,16 +52,68 @@ async def build(runtime: Runtime, settings: Settings) -> ServiceParts:
     options = _local_options(settings)
     local = LocalProvider(options)
     owner = OwnerName.claim(options.state_dir, local.site)  # held until this process ends, however it ends
+    environ = inherited_environment()
+    key = find_key(environ, options.state_dir)
+    workers = WorkerStore(runtime.pool, runtime.store, runtime.clock, key)
+    credentials = Credentials(runtime.pool, key)
+    providers = await _configured(runtime, [local, WorkersProvider(workers)], credentials, environ)
     driving = DrivingOptions(
         gateway_url=settings.bridge_gateway_url.rstrip("/"),
         public_url=settings.public_url,
         cancel_grace_s=settings.bridge_cancel_grace_s,
         report_grace_s=settings.bridge_report_grace_s,
     )
-    key = find_key(inherited_environment(), options.state_dir)
-    workers = WorkerStore(runtime.pool, runtime.store, runtime.clock, key)
-    providers = FixedProviders([local, WorkersProvider(workers)])
-    return assemble(runtime, settings, providers, owner.name, driving, workers)
+    parts = assemble(runtime, settings, providers, owner.name, driving, workers)
+    streams = ProviderStreams(runtime.store)
+    about = provider_commands(
+        ProviderHandlers(streams, providers, credentials, runtime.clock, KINDS),
+        WebhookHandlers(runtime.store, runtime.pool, streams, providers, runtime.clock),
+    )
+    return msgspec.structs.replace(
+        parts,
+        commands={**parts.commands, **about},
+        loops=[*parts.loops, providers.run, partial(_hear_of_changes, runtime.bus, providers)],
+    )
+
+
+async def _configured(
+    runtime: Runtime, built_in: list[Provider], credentials: Credentials, environ: Mapping[str, str]
+) -> ConfiguredProviders:
+    """The providers as they are set up now. Raises SettingsError for what the environment says wrongly."""
+    network = read_network(environ)
+    variables, unknown = read_variables(KINDS, COMMON_NAMES, environ)
+    faults = [f"{name}: there is no such provider or setting" for name in unknown]
+    for kind in KINDS:
+        wrong = read_settings(kind.settings, {}, variables.get(kind.name, {}))[1]
+        faults += [f"{VARIABLE_PREFIX}{kind.name}_{each.field}".upper() + f": {each.message}" for each in wrong]
+    if faults:
+        raise SettingsError("\n".join(faults))
+    providers = ConfiguredProviders(
+        built_in,
+        KINDS,
+        streams=ProviderStreams(runtime.store),
+        credentials=credentials,
+        chain=secret_chain(environ, network),
+        surroundings=Surroundings(
+            network=network,
+            variables=variables,
+            installation=(await runtime.store.store_id()).hex[-_INSTALLATION_DIGITS:],
+            clock=runtime.clock,
+        ),
+    )
+    await providers.refresh()
+    return providers
+
+
+async def _hear_of_changes(bus: Bus, providers: ConfiguredProviders, stop: asyncio.Event) -> None:
+    """What another replica was told, this one looks at too; a hint that is lost costs REFRESH_S."""
+
+    async def heard(_message: Msg) -> None:
+        providers.wake()
+
+    for subject in PROVIDER_CHANGES:
+        await bus.client.subscribe(subject, cb=heard)  # pyright: ignore[reportUnknownMemberType] - nats-py's Future
+    await stop.wait()
 
 
 def assemble(

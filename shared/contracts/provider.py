@@ -9,7 +9,7 @@ from uuid import UUID
 
 import msgspec
 
-from shared.contracts.job import Event
+from shared.contracts.job import Command, Event
 from shared.contracts.offers import Offer
 
 BreakerState = Literal["closed", "open", "half_open"]
@@ -139,3 +139,166 @@ class BreakerView(msgspec.Struct, frozen=True, kw_only=True):
     state: BreakerState
     failures: int = 0
     retry_at: datetime | None = None
+
+
+class CredentialFieldView(msgspec.Struct, frozen=True, kw_only=True):
+    """One secret that a provider wants. `source`: where the one for everybody is from; None = it is not there."""
+
+    name: str
+    variable: str
+    required: bool
+    source: str | None = None
+
+
+class NetworkView(msgspec.Struct, frozen=True, kw_only=True):
+    """How a provider's calls leave, in the documented names; a proxy's user and password are not shown."""
+
+    ssl_verify: bool = True
+    ssl_ca_bundle: str | None = None
+    proxy_url: str | None = None
+    http_timeout: float = 30.0
+
+
+class ProviderView(msgspec.Struct, frozen=True, kw_only=True):
+    """A provider as the bridge knows it. `problems` are why it is not set up, or not wholly."""
+
+    name: str
+    title: str
+    description: str
+    configured: bool
+    problems: list[str] = []
+    credentials: list[CredentialFieldView] = []
+    settings: dict[str, Any] = {}
+    """What is in force, by name: stored over environment over defaults."""
+    stored: dict[str, Any] = {}
+    """What was set by API."""
+    default_hardware: str = ""
+    offers: list[Offer] = []
+    """What it offers; of one that is not set up, what it is known to have."""
+    breaker: BreakerView = BreakerView(state="closed")
+    suspended: ProviderSuspended | None = None
+    capabilities: dict[str, Any] = {}
+    network: NetworkView | None = None
+    """None: it makes no calls."""
+
+
+class CredentialView(msgspec.Struct, frozen=True, kw_only=True):
+    """A credential that was given to us by API, without itself."""
+
+    id: int
+    provider: str
+    credential_name: str
+    user_id: str | None
+    description: str | None
+    created_at: datetime
+    updated_at: datetime
+    problem: str | None = None
+    """Why it cannot be used."""
+
+
+class AccountView(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a provider takes our key; `source` says where the key is from."""
+
+    valid: bool
+    username: str | None = None
+    detail: str | None = None
+    source: str | None = None
+    error: str | None = None
+
+
+class VersionView(msgspec.Struct, frozen=True, kw_only=True):
+    """One version of the model that trains at a provider."""
+
+    id: str
+    created_at: str | None
+    model_id: str
+
+
+# ---- commands; the subject is cmd.provider_bridge.<tag> --------------------------------------------------------------
+
+
+class ReadProviders(Command, frozen=True, kw_only=True, tag="read_providers"):
+    """Answers `{"providers": [ProviderView]}`: all, or the one of that name. Refuses with `provider_not_found`."""
+
+    provider: str | None = None
+    user_id: str | None = None
+    """With own keys a user may have a provider that nobody else has."""
+    only_configured: bool = False
+    """Refuses with `provider_not_configured` if the one that is named is not set up."""
+
+
+class ConfigureProvider(Command, frozen=True, kw_only=True, tag="configure_provider"):
+    """Changes settings; None takes one back to what it is by itself. Refuses with every fault at once.
+
+    Answers with the provider's view.
+    """
+
+    provider: str
+    changes: dict[str, Any]
+
+
+class StoreProviderCredential(Command, frozen=True, kw_only=True, tag="store_credential"):
+    """Puts a secret away, in place of an older one of that name. `credential` None: the only one it wants.
+
+    Answers with its view. The secret is in no repr.
+    """
+
+    provider: str
+    value: str
+    credential: str | None = None
+    user_id: str | None = None
+    description: str | None = None
+
+    def __repr__(self) -> str:
+        return f"StoreProviderCredential({self.provider}, {self.credential}, {self.user_id})"
+
+
+class RemoveProviderCredential(Command, frozen=True, kw_only=True, tag="remove_credential"):
+    """Forgets a secret that was given to us; refuses with `not_found` if there is none. `credential` None: all."""
+
+    provider: str
+    credential: str | None = None
+    user_id: str | None = None
+
+
+class ReadProviderCredentials(Command, frozen=True, kw_only=True, tag="read_credentials"):
+    """Answers `{"credentials": [CredentialView]}`: those of a user, or of everybody (`user_id` None)."""
+
+    user_id: str | None = None
+    provider: str | None = None
+
+
+class ReadProviderAccount(Command, frozen=True, kw_only=True, tag="read_provider_account"):
+    """Asks the provider whose key it is. Answers an AccountView, whatever it says."""
+
+    provider: str
+    user_id: str | None = None
+
+
+class ReadProviderBalance(Command, frozen=True, kw_only=True, tag="read_provider_balance"):
+    """Asks the provider what is left. Answers `{"balance_micro_usd": int | None, "note": str}`."""
+
+    provider: str
+    user_id: str | None = None
+
+
+class ReadProviderVersions(Command, frozen=True, kw_only=True, tag="read_provider_versions"):
+    """Answers `{"versions": [VersionView], "current": str | None}`; a provider without versions answers none."""
+
+    provider: str
+    model_id: str | None = None
+    user_id: str | None = None
+
+
+class ReceiveWebhook(Command, frozen=True, kw_only=True, tag="receive_webhook"):
+    """What came to `/api/webhooks/<provider>`, as it came; header names in lower case.
+
+    Answers `{"status": "received" | "ignored", "job_id": str | None, "reason": str | None}`. Refuses with
+    `provider_not_found`, `ip_not_allowed`, `invalid_signature` or `invalid_payload`.
+    """
+
+    provider: str
+    source_ip: str | None
+    headers: dict[str, str]
+    query: dict[str, str]
+    body: bytes

@@ -73,18 +73,16 @@ SCHEDULER_ASK_BRIDGE = Durable(service="scheduler", purpose="ask_bridge", catego
 SCHEDULER_QUEUE = Durable(service="scheduler", purpose="queue", categories=("job",))
 """Read straight from the log inside the dispatch transaction: it has a checkpoint, but no JetStream consumer."""
 
-SCHEDULER_MARKET = Durable(service="scheduler", purpose="market", categories=("attempt", "provider"))
 BRIDGE_ATTEMPTS = Durable(service="provider_bridge", purpose="attempts", categories=("attempt",))
 STORAGE_OBJECTS = Durable(service="storage", purpose="objects", categories=("artifact", "dataset"))
 BILLING_LEDGER = Durable(service="billing", purpose="ledger", categories=("account",))
-BILLING_METERING = Durable(service="billing", purpose="metering", categories=("attempt", "job", "provider"))
+BILLING_METERING = Durable(service="billing", purpose="metering", categories=("attempt", "job"))
 DURABLES = (
     GATEWAY_JOBS_VIEW,
     SCHEDULER_JOB_PROCESS,
     SCHEDULER_ASK_STORAGE,
     SCHEDULER_ASK_BILLING,
     SCHEDULER_ASK_BRIDGE,
-    SCHEDULER_MARKET,
     BRIDGE_ATTEMPTS,
     STORAGE_OBJECTS,
     BILLING_LEDGER,
@@ -127,7 +125,14 @@ _CALLS: dict[str, tuple[str, ...]] = {
 """Service -> the owners it sends commands to; the gateway asks every service, itself included, for admin answers."""
 
 _EXTRA_PUBLISH: dict[str, tuple[str, ...]] = {"storage": ("tel.>",), "gateway": (FRONT_BUSY,)}
-_EXTRA_SUBSCRIBE: dict[str, tuple[str, ...]] = {"gateway": ("evt.>", "tel.>")}
+PROVIDER_CHANGES = (
+    "evt.provider.configured.>",
+    "evt.provider.credential_stored.>",
+    "evt.provider.credential_removed.>",
+)
+"""What every replica of the bridge hears, as a hint to look into the log; the durables of a service wake only one."""
+
+_EXTRA_SUBSCRIBE: dict[str, tuple[str, ...]] = {"gateway": ("evt.>", "tel.>"), "provider_bridge": PROVIDER_CHANGES}
 
 
 def inbox_prefix(service: str) -> str:

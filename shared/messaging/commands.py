@@ -28,6 +28,9 @@ CommandHandler = Callable[[Any, CommandEnvelope], Awaitable[CommandReply]]
 """`handler(command, envelope)`: answers after its commit, or raises Rejected or Unavailable."""
 
 MAX_COMMAND_BYTES = 4 * 1024 * 1024
+MAX_WEBHOOK_BYTES = 10 * 1024 * 1024
+LARGE_COMMANDS = {"receive_webhook": MAX_WEBHOOK_BYTES * 4 // 3 + 256 * 1024}
+"""Tag -> size, of those that may be larger: a body as base64, and what is around it. NATS takes up to 16 MB."""
 MAX_REPLY_BYTES = 7 * 1024 * 1024
 MAX_IN_FLIGHT = 256
 _MAX_WAITING = 4096
@@ -80,8 +83,9 @@ class CommandSender:
                 payload=msgspec.Raw(msgspec.json.encode(command)),
             )
             body = msgspec.json.encode(envelope)
-            if len(body) > MAX_COMMAND_BYTES:
-                raise Rejected("payload_too_large", f"{tag} is larger than {MAX_COMMAND_BYTES} bytes")
+            limit = LARGE_COMMANDS.get(tag, MAX_COMMAND_BYTES)
+            if len(body) > limit:
+                raise Rejected("payload_too_large", f"{tag} is larger than {limit} bytes")
             answer = await self._request(owner, tag, body, timeout_s)
         return _unwrap(owner, answer)
 
@@ -183,7 +187,7 @@ class CommandServer:
 
     async def _answer(self, message: Msg) -> tuple[CommandReply, str]:
         tag = message.subject.rpartition(".")[2]
-        if len(message.data) > MAX_COMMAND_BYTES:
+        if len(message.data) > LARGE_COMMANDS.get(tag, MAX_COMMAND_BYTES):
             return CommandReply(error_code="payload_too_large", error_detail=f"{tag} is too large"), tag
         try:
             envelope = msgspec.json.decode(message.data, type=CommandEnvelope)

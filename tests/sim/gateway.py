@@ -11,7 +11,7 @@ import asyncpg
 from services.gateway.access import AttemptAccess
 from services.gateway.domain.view_attempt import AttemptView
 from services.gateway.domain.views import JobView, evolve_job_view, fold_job
-from services.gateway.handlers import JobCommands
+from services.gateway.handlers import JobCommands, Principal
 from services.gateway.intake import ReportIntake
 from services.gateway.outbound.config_files import ConfigFiles
 from services.gateway.outbound.idempotency import IdempotencyKeys
@@ -29,6 +29,10 @@ from tests.sim.process import Process
 
 VIEWS = "jobs_view"
 _OWN_WRITES_S = 1.0
+
+
+async def _always_there(_provider: str, _principal: Principal) -> None:
+    """The one provider needs no keys."""
 
 
 async def _unheard(_subject: str) -> None:
@@ -51,6 +55,7 @@ class GatewayDoors:
             clock=runtime.clock,
             providers=("local",),
             claims=Claims(_unheard),
+            require_configured=_always_there,
         )
 
 

@@ -21,7 +21,6 @@ from shared.contracts.job import (
     JobFailed,
     JobFundsReserved,
     JobLateFact,
-    JobPlaced,
     JobQueued,
     JobStarted,
     JobSubmitted,
@@ -74,8 +73,6 @@ class JobFacts(msgspec.Struct, frozen=True, kw_only=True):
     attempt_id: UUID | None = None
     attempt_number: int = 0
     dispatch_reason: str | None = None
-    placement_reason: str | None = None
-    """Why its newest attempt runs where it does, if there was a choice."""
     started_at: datetime | None = None
     checkpoint_step: int | None = None
     steps: int | None = None
@@ -107,9 +104,9 @@ def evolve_job_facts(facts: JobFacts, event: JobEvent) -> JobFacts:
             return facts
         case JobSubmitted() | JobDatasetsPacked() | JobFundsReserved() | JobQueued() | JobWaitExplained():
             return _before_dispatch(facts, event)
-        case JobDispatched() | JobPlaced() | JobStarted() | JobCheckpointed() | JobAttemptFailed():
+        case JobDispatched() | JobStarted() | JobCheckpointed() | JobAttemptFailed() | JobTrainingFinished():
             return _while_running(facts, event)
-        case JobTrainingFinished() | JobCancelRequested() | JobCompleted() | JobFailed() | JobCancelled():
+        case JobCancelRequested() | JobCompleted() | JobFailed() | JobCancelled():
             return _towards_end(facts, event)
         case _:
             assert_never(event)
@@ -156,7 +153,7 @@ def _before_dispatch(
 
 def _while_running(
     facts: JobFacts,
-    event: JobDispatched | JobPlaced | JobStarted | JobCheckpointed | JobAttemptFailed,
+    event: JobDispatched | JobStarted | JobCheckpointed | JobAttemptFailed | JobTrainingFinished,
 ) -> JobFacts:
     match event:
         case JobDispatched():
@@ -166,7 +163,6 @@ def _while_running(
                 attempt_id=event.attempt_id,
                 attempt_number=event.attempt_number,
                 dispatch_reason=event.reason,
-                placement_reason=None,
                 wait=None,
             )
         case JobStarted():
@@ -176,29 +172,21 @@ def _while_running(
         case JobAttemptFailed():
             failure = Failure(kind=event.kind, message=event.message, advice=event.advice)
             return replace(facts, last_failure=failure)
-        case JobPlaced():
-            return replace(facts, placement_reason=event.reason)
+        case JobTrainingFinished():
+            return replace(
+                facts,
+                phase="completing",
+                steps=event.steps,
+                final_loss=event.final_loss,
+                undelivered=event.undelivered,
+                last_failure=None,
+            )
         case _:
             assert_never(event)
 
 
-def _trained(facts: JobFacts, event: JobTrainingFinished) -> JobFacts:
-    return replace(
-        facts,
-        phase="completing",
-        steps=event.steps,
-        final_loss=event.final_loss,
-        undelivered=event.undelivered,
-        last_failure=None,
-    )
-
-
-def _towards_end(
-    facts: JobFacts, event: JobTrainingFinished | JobCancelRequested | JobCompleted | JobFailed | JobCancelled
-) -> JobFacts:
+def _towards_end(facts: JobFacts, event: JobCancelRequested | JobCompleted | JobFailed | JobCancelled) -> JobFacts:
     match event:
-        case JobTrainingFinished():
-            return _trained(facts, event)
         case JobCancelRequested():
             return replace(facts, cancel_requested_at=event.requested_at, cancel_reason=event.reason)
         case JobCompleted():

@@ -6,18 +6,32 @@ from uuid import UUID
 from services.provider_bridge import metrics
 from services.provider_bridge.handlers import AttemptHandlers
 from services.provider_bridge.projections import attempts
+from services.provider_bridge.provider_handlers import ProviderHandlers
+from services.provider_bridge.webhook_handlers import WebhookHandlers
 from services.provider_bridge.worker_handlers import WorkerHandlers
 from shared.contracts import catalogue
 from shared.contracts.attempt import (
     AskTrainer,
     AttemptCancelRequested,
     AttemptRequested,
+    AttemptWebhookReceived,
     CancelAttempt,
     ReportMilestone,
     RequestAttempt,
 )
 from shared.contracts.envelope import RecordedEvent
 from shared.contracts.job import Command
+from shared.contracts.provider import (
+    ConfigureProvider,
+    ReadProviderAccount,
+    ReadProviderBalance,
+    ReadProviderCredentials,
+    ReadProviders,
+    ReadProviderVersions,
+    ReceiveWebhook,
+    RemoveProviderCredential,
+    StoreProviderCredential,
+)
 from shared.contracts.subjects import BRIDGE_ATTEMPTS
 from shared.contracts.worker import (
     BeatWorker,
@@ -34,7 +48,7 @@ from shared.contracts.worker import (
 from shared.messaging.commands import CommandHandler
 from shared.messaging.consumer import Subscription
 
-_WAKING = {catalogue.event_type(AttemptRequested), catalogue.event_type(AttemptCancelRequested)}
+_WAKING = {catalogue.event_type(each) for each in (AttemptRequested, AttemptCancelRequested, AttemptWebhookReceived)}
 _OUTCOMES = {f"attempt.{outcome}.v1": outcome for outcome in ("succeeded", "failed", "cancelled", "lost")}
 
 
@@ -61,6 +75,21 @@ def worker_commands(handlers: WorkerHandlers) -> Mapping[type[Command], CommandH
         BeatWorker: handlers.beat,
         ReportWorkerJob: handlers.report,
         ReadWorkerOrders: handlers.orders,
+    }
+
+
+def provider_commands(providers: ProviderHandlers, webhooks: WebhookHandlers) -> Mapping[type[Command], CommandHandler]:
+    """The same for commands about providers."""
+    return {
+        ReadProviders: providers.read,
+        ConfigureProvider: providers.configure,
+        StoreProviderCredential: providers.store,
+        RemoveProviderCredential: providers.remove,
+        ReadProviderCredentials: providers.credentials,
+        ReadProviderAccount: providers.account,
+        ReadProviderBalance: providers.balance,
+        ReadProviderVersions: providers.versions,
+        ReceiveWebhook: webhooks.receive,
     }
 
 

@@ -8,6 +8,7 @@ import msgspec
 from services.provider_bridge.outbound.egress import NetworkSettings
 from services.provider_bridge.outbound.ports import Capabilities, Provider
 from shared.clock import Clock
+from shared.contracts.offers import Offer
 from shared.settings import Secret
 
 
@@ -41,3 +42,5 @@ class ProviderKind(msgspec.Struct, frozen=True, kw_only=True):
     """Frozen, a default for each member; none of them secret. `api_url` is always one: where its API is."""
     capabilities: Capabilities
     build: Callable[[Materials], Provider]
+    listed: tuple[Offer, ...] = ()
+    """What it is known to have before anybody could ask it; prices as of the table in its module."""

@@ -10,12 +10,12 @@ from urllib.parse import urlsplit
 import msgspec
 import structlog
 
+from services.provider_bridge.domain.provider_settings import CommonSettings, proxy_problem, timeout_problem
 from services.provider_bridge.outbound.egress import NetworkSettings
 from shared.settings import SettingsError
 
 ACKNOWLEDGEMENT = "SIMPLETUNER_SSL_VERIFY_ACKNOWLEDGED"
 DEFAULT_TIMEOUT_S = 30.0
-LONGEST_TIMEOUT_S = 600.0
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 
@@ -46,6 +46,17 @@ class NetworkEnvironment(msgspec.Struct, frozen=True, kw_only=True):
             ssl_verify=self.ssl_verify,
             timeout_s=self.timeout_s,
         )
+
+
+def overridden(network: NetworkSettings, settings: CommonSettings) -> NetworkSettings:
+    """The same with what is set for one provider; its own proxy is for all its calls."""
+    return NetworkSettings(
+        proxy_url=settings.proxy_url or network.proxy_url,
+        no_proxy=network.no_proxy if settings.proxy_url is None else (),
+        ca_bundle=settings.ssl_ca_bundle or network.ca_bundle,
+        ssl_verify=network.ssl_verify if settings.ssl_verify is None else settings.ssl_verify,
+        timeout_s=settings.http_timeout or network.timeout_s,
+    )
 
 
 def read_network(environ: Mapping[str, str]) -> NetworkEnvironment:
@@ -88,18 +99,6 @@ def _matches(host: str, entry: str) -> bool:
     return bool(domain) and (host == domain or host.endswith(f".{domain}"))
 
 
-def proxy_problem(url: str) -> str | None:
-    """What is wrong with a proxy's URL, without showing what may be a password in it; None if it can be used."""
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        return "it is no URL"
-    if parts.scheme not in {"http", "https"} or not host:
-        return "it must begin with http:// or https:// and name a host, such as http://proxy.example.com:8080"
-    return None
-
-
 def bundle_problem(path: str) -> str | None:
     """What is wrong with a CA bundle; None if it can be used."""
     if not Path(path).is_file():
@@ -109,11 +108,6 @@ def bundle_problem(path: str) -> str | None:
     except (OSError, ssl.SSLError) as error:
         return f"{path} cannot be read as certificates in PEM form: {type(error).__name__}"
     return None
-
-
-def timeout_problem(seconds: float) -> str | None:
-    """What is wrong with a timeout; None if it can be used."""
-    return None if 0 < seconds <= LONGEST_TIMEOUT_S else f"it must be more than 0 and at most {LONGEST_TIMEOUT_S:.0f} s"
 
 
 def _proxy(environ: Mapping[str, str], name: str, faults: list[str]) -> str | None:

@@ -7,12 +7,13 @@ Every method that asks the provider raises Unavailable when it does not answer, 
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Literal, Protocol, Self
+from typing import Literal, Protocol, Self, runtime_checkable
 from uuid import UUID
 
 import msgspec
 
 from shared.contracts.offers import Offer
+from shared.contracts.provider import VersionView
 from shared.contracts.run import RunSpec
 
 Metering = Literal["trainer", "machine"]
@@ -263,6 +264,20 @@ class Provider(Protocol):
 
     async def close(self) -> None:
         """Gives back connections."""
+        ...
+
+
+@runtime_checkable
+class HasVersions(Protocol):
+    """A provider where what trains is a model with versions."""
+
+    @property
+    def version(self) -> str | None:
+        """The one that is used; None = the newest."""
+        ...
+
+    async def versions(self, model_id: str | None) -> list[VersionView]:
+        """The versions of a model, newest first; None = the model that trains."""
         ...
 
 

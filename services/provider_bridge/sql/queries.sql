@@ -111,3 +111,7 @@ RETURNING id;
 SELECT id, provider, user_id, name, key_id, nonce, ciphertext, description, created_at, updated_at
 FROM credentials
 ORDER BY id;
+
+-- name: attempt_of_ref
+-- The newest attempt whose run the provider calls so.
+SELECT attempt_id FROM attempts WHERE provider = $1 AND provider_ref = $2 ORDER BY position DESC LIMIT 1;

@@ -9,6 +9,8 @@ from litestar.types import ASGIApp
 from services.gateway.inbound.http import (
     admin,
     attempts,
+    credentials,
+    deploy,
     events,
     health,
     jobs,
@@ -16,9 +18,10 @@ from services.gateway.inbound.http import (
     models,
     objects,
     past,
+    providers,
     story,
     training,
-    workers,
+    webhooks,
 )
 from services.gateway.inbound.http.docs import openapi_config, openapi_document
 from services.gateway.inbound.http.edge import Edge, HostRule
@@ -49,9 +52,11 @@ def make_litestar(parts: GatewayParts, version: str) -> Litestar:
             past.ROUTER,
             models.ROUTER,
             admin.ROUTER,
-            workers.ROUTER,
-            workers.ADMIN_ROUTER,
             *metrics.ROUTERS,
+            *providers.ROUTERS,
+            credentials.ROUTER,
+            webhooks.ROUTER,
+            deploy.ROUTER,
         ],
         dependencies={
             "parts": Provide(provide_parts, sync_to_thread=False),

@@ -3,6 +3,8 @@
 This is the one place where identity will be decided; routes only ever see a Principal.
 """
 
+import ipaddress
+from collections.abc import Sequence
 from typing import Any
 
 from litestar import Request
@@ -11,6 +13,8 @@ from litestar.handlers import BaseRouteHandler
 
 from services.gateway.domain.submission import invalid
 from services.gateway.handlers import Principal
+from services.gateway.inbound.http.parts import Parts
+from services.gateway.outbound.webhook_probe import IpNetwork
 
 JSON_TYPE = "application/json"
 LOCAL_USER = "local"
@@ -18,10 +22,32 @@ API_KEY_PREFIX = "stk_"
 UPLOAD_HEADERS = ("x-upload-token", "x-simpletuner-secret")
 
 
-def provide_principal(request: Request[Any, Any, Any]) -> Principal:
-    """The caller. `source_ip` is the peer of the socket: forwarded headers are anybody's claim."""
-    peer = request.client
-    return Principal(user_id=LOCAL_USER, is_admin=True, source_ip=peer.host if peer else None)
+def provide_principal(request: Request[Any, Any, Any], parts: Parts) -> Principal:
+    """The caller. `source_ip` is the peer of the socket: forwarded headers are anybody's claim.
+
+    Behind proxies of the operator (GATEWAY_TRUSTED_PROXIES) it is the last address that no such proxy has.
+    """
+    peer = request.client.host if request.client else None
+    source_ip = client_address(peer, request.headers.getall("x-forwarded-for", []), parts.trusted_proxies)
+    return Principal(user_id=LOCAL_USER, is_admin=True, source_ip=source_ip)
+
+
+def client_address(peer: str | None, forwarded: Sequence[str], trusted: Sequence[IpNetwork]) -> str | None:
+    """Who called, going back from the peer through as many of the operator's own proxies as there are."""
+    claimed = [word.strip() for header in forwarded for word in header.split(",")]
+    address = peer
+    while claimed and address is not None and _is_in(address, trusted):
+        address = claimed.pop()
+    return address
+
+
+def _is_in(text: str, networks: Sequence[IpNetwork]) -> bool:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return any((mapped or address) in network for network in networks)
 
 
 def bearer_token(request: Request[Any, Any, Any]) -> str | None:

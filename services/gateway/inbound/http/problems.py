@@ -32,7 +32,10 @@ STATUS: dict[str, int] = {
     "missing_token": 401,
     "invalid_token": 401,
     "not_assigned": 403,
+    "invalid_signature": 401,
+    "ip_not_allowed": 403,
     "not_found": 404,
+    "provider_not_found": 404,
     "job_not_found": 404,
     "config_not_found": 404,
     "object_not_found": 404,
@@ -46,13 +49,16 @@ STATUS: dict[str, int] = {
     "worker_busy": 409,
     "payload_too_large": 413,
     "idempotency_key_reused": 422,
+    "provider_not_configured": 422,
     "funds_refused": 429,
     "internal_error": 500,
+    "provider_refused": 502,
     "service_unavailable": 503,
     "storage_full": 507,
 }
 ROUTE_STATUS: dict[tuple[str, str], int] = {
     ("DELETE", "invalid_job_state"): 400,
+    ("GET", "provider_not_configured"): 401,
     ("DELETE", "worker_busy"): 400,
 }
 """(method, code) -> the status that the documented contract gives instead."""

@@ -3,7 +3,6 @@
 from services.provider_bridge.outbound.kinds import ProviderKind
 from services.provider_bridge.outbound.vendors import (
     hugging_face,
-    hugging_face_spaces,
     kaggle,
     lambda_cloud,
     replicate,
@@ -18,7 +17,6 @@ KINDS: tuple[ProviderKind, ...] = (
     lambda_cloud.KIND,
     kaggle.KIND,
     hugging_face.KIND,
-    hugging_face_spaces.KIND,
 )
 """Add yours here; docs/providers.md and the provider endpoints are made from it."""
 

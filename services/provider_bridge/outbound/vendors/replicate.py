@@ -32,18 +32,17 @@ from services.provider_bridge.outbound.ports import (
 from services.provider_bridge.outbound.vendors.reach import check_reach, webhook_for
 from services.provider_bridge.outbound.vendors.replicate_api import PREDICTION_LIMIT_S, ReplicateApi
 from services.provider_bridge.outbound.vendors.replicate_client import UPLOAD_LIMIT_BYTES, ReplicateClient
-from services.provider_bridge.outbound.vendors.replicate_hardware import hardware_of
+from services.provider_bridge.outbound.vendors.replicate_hardware import HARDWARE, hardware_of
 from services.provider_bridge.outbound.vendors.replicate_runs import label_of, log_page, view_of
 from services.provider_bridge.outbound.vendors.replicate_webhooks import WebhookSecrets, attempt_in, verify
 from services.provider_bridge.outbound.vendors.shapes import Object, a_text
 from shared.contracts.offers import Offer
+from shared.contracts.provider import VersionView
 from shared.problems import Unavailable
 from shared.settings import Secret
 
 NAME = "replicate"
-_OLDEST_TRAINING = timedelta(days=8)
-_OLDEST_PREDICTION = timedelta(hours=3)
-"""An account may make many a second: no more are looked through than can be alive."""
+_OLDEST_RUN = timedelta(days=8)
 _OVER = frozenset({RunStatus.ENDED, RunStatus.GONE})
 _EVENTS = ["start", "completed"]
 _UUID7 = 7
@@ -99,7 +98,6 @@ class ReplicateProvider:
         self._api = ReplicateApi(self._egress, predictions=settings.run_as == "prediction")
         self.client = ReplicateClient(self._egress)
         """Versions and files, for those who show them or hand them over."""
-        self._oldest = _OLDEST_PREDICTION if settings.run_as == "prediction" else _OLDEST_TRAINING
         self._fences = Fences()
         self._secrets = WebhookSecrets()
 
@@ -181,7 +179,7 @@ class ReplicateProvider:
         """Living runs with a label of this installation."""
         await self._renew_secrets()
         ours: list[OurRun] = []
-        async for shown, answer in self._api.runs(since=self._clock() - self._oldest):
+        async for shown, answer in self._api.runs(since=self._clock() - _OLDEST_RUN):
             tag = Tag.parse(label_of(shown), self._installation)
             if tag is not None and not _is_over(a_text(shown["status"])):
                 view = self._view(shown, answer)
@@ -212,6 +210,16 @@ class ReplicateProvider:
     async def validate_credentials(self) -> Account:
         """The account that the key belongs to."""
         return await self.client.account()
+
+    @property
+    def version(self) -> str | None:
+        """The version that trains; None = the newest."""
+        return self._settings.version or None
+
+    async def versions(self, model_id: str | None) -> list[VersionView]:
+        """The versions of a model, or of the one that trains."""
+        model = model_id or self._settings.model
+        return await self.client.versions(model) if model else []
 
     async def balance(self) -> Balance:
         """Nobody can say."""
@@ -264,7 +272,7 @@ class ReplicateProvider:
     async def _newest(self, tag: Tag) -> RunView | None:
         await self._renew_secrets()
         found: list[tuple[int, bool, RunView]] = []
-        async for shown, answer in self._api.runs(since=_born(tag.attempt_id) or self._clock() - self._oldest):
+        async for shown, answer in self._api.runs(since=_born(tag.attempt_id) or self._clock() - _OLDEST_RUN):
             known = Tag.parse(label_of(shown), self._installation)
             if known is not None and known.attempt_id == tag.attempt_id:
                 view = self._view(shown, answer)
@@ -315,4 +323,5 @@ KIND = ProviderKind(
     settings=ReplicateSettings,
     capabilities=CAPABILITIES,
     build=ReplicateProvider,
+    listed=tuple(each.offer(NAME, {}, "unknown") for each in HARDWARE),
 )

@@ -10,13 +10,13 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-import msgspec
 from replicate.client import Client
 from replicate.version import Versions
 
 from services.provider_bridge.outbound.egress import Egress
 from services.provider_bridge.outbound.egress_transport import EgressTransport
 from services.provider_bridge.outbound.ports import Account, StartRefused
+from shared.contracts.provider import VersionView
 from shared.problems import Unavailable
 
 UPLOAD_LIMIT_BYTES = 100 * 1024 * 1024
@@ -24,14 +24,6 @@ _PREFIX = "/v1"
 """The client adds it to every path; our base address ends with it."""
 _NO_KEY = "held-by-the-egress"
 """Given so that the client looks for no key of its own in the environment."""
-
-
-class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
-    """One version of a model, as people choose among them."""
-
-    id: str
-    created_at: str
-    cog_version: str
 
 
 class ReplicateClient:
@@ -51,13 +43,12 @@ class ReplicateClient:
         with _answers():
             return frozenset(each.sku for each in await self._client.hardware.async_list())
 
-    async def versions(self, model: str) -> list[ModelVersion]:
+    async def versions(self, model: str) -> list[VersionView]:
         """The newest versions of `owner/name`, newest first: one page."""
         with _answers():
             page = await Versions(self._client, model).async_list()
             return [
-                ModelVersion(id=each.id, created_at=each.created_at.isoformat(), cog_version=each.cog_version)
-                for each in page.results
+                VersionView(id=each.id, created_at=each.created_at.isoformat(), model_id=model) for each in page.results
             ]
 
     async def webhook_secret(self) -> str:

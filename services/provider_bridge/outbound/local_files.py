@@ -1,6 +1,4 @@
-"""The folder of one attempt on this machine: what each file means, and the two locks.
-
-Shared by the runner and by whoever starts it: the bridge, or a worker's agent.
+"""The folder of one local attempt: what each file means, and the two locks. Shared by the bridge and its runner.
 
 Standard library only: the runner must start fast and must not break with anything of ours.
 

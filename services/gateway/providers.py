@@ -1,0 +1,139 @@
+"""What routes ask the bridge about providers. The bridge answers from its log, or from the provider itself."""
+
+from typing import Any
+
+import msgspec
+
+from services.gateway.domain.job_metrics import metrics_response
+from services.gateway.domain.provider_body import CostEstimateResponse, cost_estimate
+from services.gateway.handlers import Principal
+from services.gateway.reads import JobReads
+from shared.contracts.envelope import CommandReply
+from shared.contracts.job import Command
+from shared.contracts.provider import (
+    AccountView,
+    ConfigureProvider,
+    CredentialView,
+    ProviderView,
+    ReadProviderAccount,
+    ReadProviderBalance,
+    ReadProviderCredentials,
+    ReadProviders,
+    ReadProviderVersions,
+    ReceiveWebhook,
+    RemoveProviderCredential,
+    StoreProviderCredential,
+    VersionView,
+)
+from shared.ids import new_id
+from shared.messaging.commands import CommandSender
+
+OWNER = "provider_bridge"
+BUILT_IN = frozenset({"local", "worker", "auto"})
+"""Providers that need no keys: whether they can be used is nothing to ask."""
+LOOK_UP_S = 20.0
+"""A bridge that was told of a change looks into every source of secrets before it answers."""
+ASK_PROVIDER_S = 60.0
+"""The bridge asks somebody else, with retries."""
+ESTIMATE_DAYS = 30
+
+
+class ProviderDesk:
+    """Each method is one command to the bridge. Raises Rejected as the bridge does, Unavailable when none answers."""
+
+    def __init__(self, sender: CommandSender, reads: JobReads) -> None:
+        self._sender = sender
+        self._reads = reads
+
+    async def all(self, principal: Principal) -> list[ProviderView]:
+        """Every provider."""
+        reply = await self._send(ReadProviders(user_id=principal.user_id), principal)
+        return msgspec.convert(reply.data["providers"], list[ProviderView])
+
+    async def one(self, name: str, principal: Principal) -> ProviderView:
+        """One of them; refuses with `provider_not_found`."""
+        reply = await self._send(ReadProviders(provider=name, user_id=principal.user_id), principal)
+        return msgspec.convert(reply.data["providers"][0], ProviderView)
+
+    async def configure(self, name: str, changes: dict[str, Any], principal: Principal) -> ProviderView:
+        """Changes settings."""
+        command = ConfigureProvider(provider=name, changes=changes)
+        reply = await self._send(command, principal, timeout_s=LOOK_UP_S)
+        return msgspec.convert(reply.data, ProviderView)
+
+    async def store(
+        self,
+        name: str,
+        value: str,
+        principal: Principal,
+        *,
+        credential: str | None = None,
+        user_id: str | None = None,
+        description: str | None = None,
+    ) -> CredentialView:
+        """Puts a key away; `user_id` None: for everybody."""
+        command = StoreProviderCredential(
+            provider=name, value=value, credential=credential, user_id=user_id, description=description
+        )
+        reply = await self._send(command, principal, timeout_s=LOOK_UP_S)
+        return msgspec.convert(reply.data, CredentialView)
+
+    async def remove(
+        self, name: str, principal: Principal, *, credential: str | None = None, user_id: str | None = None
+    ) -> None:
+        """Forgets a key; refuses with `not_found`."""
+        command = RemoveProviderCredential(provider=name, credential=credential, user_id=user_id)
+        await self._send(command, principal, timeout_s=LOOK_UP_S)
+
+    async def credentials(
+        self, principal: Principal, *, user_id: str | None, provider: str | None = None
+    ) -> list[CredentialView]:
+        """Stored keys without themselves."""
+        reply = await self._send(ReadProviderCredentials(user_id=user_id, provider=provider), principal)
+        return msgspec.convert(reply.data["credentials"], list[CredentialView])
+
+    async def account(self, name: str, principal: Principal) -> AccountView:
+        """Whether the provider takes our key."""
+        command = ReadProviderAccount(provider=name, user_id=principal.user_id)
+        reply = await self._send(command, principal, timeout_s=ASK_PROVIDER_S)
+        return msgspec.convert(reply.data, AccountView)
+
+    async def balance(self, name: str, principal: Principal) -> tuple[int | None, str]:
+        """What is left there in micro-dollars, and what to know about it."""
+        command = ReadProviderBalance(provider=name, user_id=principal.user_id)
+        reply = await self._send(command, principal, timeout_s=ASK_PROVIDER_S)
+        return reply.data["balance_micro_usd"], reply.data["note"]
+
+    async def versions(
+        self, name: str, model_id: str | None, principal: Principal
+    ) -> tuple[list[VersionView], str | None]:
+        """Versions of the model that trains there, and the one that is fixed."""
+        command = ReadProviderVersions(provider=name, model_id=model_id, user_id=principal.user_id)
+        reply = await self._send(command, principal, timeout_s=ASK_PROVIDER_S)
+        return msgspec.convert(reply.data["versions"], list[VersionView]), reply.data["current"]
+
+    async def receive(self, webhook: ReceiveWebhook, principal: Principal) -> dict[str, Any]:
+        """Hands a webhook over as it came."""
+        return (await self._send(webhook, principal, timeout_s=LOOK_UP_S)).data
+
+    async def require_configured(self, name: str, principal: Principal) -> None:
+        """Refuses with `provider_not_configured` while the provider's keys are not there."""
+        if name in BUILT_IN:
+            return
+        await self._send(ReadProviders(provider=name, user_id=principal.user_id, only_configured=True), principal)
+
+    async def estimate(self, name: str, hardware: str | None, principal: Principal) -> CostEstimateResponse:
+        """What a job may cost there, going by those that ended in the last 30 days."""
+        view = await self.one(name, principal)
+        seen = metrics_response(await self._reads.sums(ESTIMATE_DAYS), ESTIMATE_DAYS).by_provider.get(name)
+        return cost_estimate(view, hardware, None if seen is None else seen.avg_job_duration_seconds)
+
+    async def _send(self, command: Command, principal: Principal, *, timeout_s: float = 5.0) -> CommandReply:
+        return await self._sender.send(
+            OWNER,
+            command,
+            correlation_id=new_id(),
+            actor=principal.actor,
+            source_ip=principal.source_ip,
+            timeout_s=timeout_s,
+        )
