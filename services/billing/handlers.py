@@ -30,6 +30,7 @@ from shared.contracts import catalogue
 from shared.contracts.account import MeterUsage, ReadJobCost, ReserveFunds, SettleJob
 from shared.contracts.envelope import CommandEnvelope, CommandReply, EventMetadata, RecordedEvent
 from shared.contracts.job import Event
+from shared.contracts.provider import ProviderOrphanEnded
 from shared.decider import Decider, Decision, metadata
 from shared.eventstore.api import EventStore
 from shared.eventstore.outages import unavailable_on_outage
@@ -75,7 +76,7 @@ class Accounts:
         """Sets the estimate aside, or refuses. A repeat gets the first answer, in whatever month it comes."""
         at = self._clock()
         stream, month = await self._claimed_stream(command, month_of(at))
-        offer = self._prices.offer(command.provider)
+        offer = self._prices.at(command.provider, command.price_micro_usd_per_hour)
         order = Reserve(
             job_id=command.job_id,
             owner=command.owner,
@@ -120,6 +121,9 @@ class Accounts:
         if metering_process.ends_attempt(event):
             history = await self._store.read_stream(recorded.stream)
             for usage in metering_process.due_usage(_attempts(history)):
+                await self._meter(usage, recorded.recorded_at, meta)
+        elif isinstance(event, ProviderOrphanEnded):
+            if (usage := metering_process.orphan_usage(event)) is not None:
                 await self._meter(usage, recorded.recorded_at, meta)
         elif metering_process.ends_job(event):
             await self._settle(recorded.correlation_id, recorded.recorded_at, meta)

@@ -20,6 +20,7 @@ from services.gateway.inbound.http.server import bind, serve
 from services.gateway.inbound.log_stream import LogStreams
 from services.gateway.inbound.subscriptions import PROJECTIONS, SUBSCRIPTIONS
 from services.gateway.inbound.wakeups import Wakeups
+from services.gateway.inbound.worker_stream import WorkerStreams
 from services.gateway.intake import ReportIntake
 from services.gateway.outbound.config_files import ConfigFiles
 from services.gateway.outbound.idempotency import IdempotencyKeys
@@ -30,6 +31,7 @@ from services.gateway.projections.jobs import JobsView
 from services.gateway.providers import ProviderDesk
 from services.gateway.reads import JobReads
 from services.gateway.settings import Settings
+from services.gateway.workers import WorkerCommands
 from shared.messaging.right_of_way import Claims
 from shared.problems import Unavailable
 from shared.service import Runtime, ServiceParts
@@ -75,6 +77,7 @@ def _parts(runtime: Runtime, settings: Settings, keys: IdempotencyKeys, wakeups:
         claims=Claims(runtime.bus.client.publish),
         require_configured=desk.require_configured,
     )
+    workers = WorkerCommands(runtime.sender)
     return GatewayParts(
         commands=commands,
         reads=reads,
@@ -90,6 +93,8 @@ def _parts(runtime: Runtime, settings: Settings, keys: IdempotencyKeys, wakeups:
             max_streams=settings.gateway_event_streams,
             max_per_ip=settings.gateway_event_streams_per_ip,
         ),
+        workers=workers,
+        worker_streams=WorkerStreams(workers, wakeups, runtime.stop, max_streams=settings.gateway_worker_streams),
         log_streams=LogStreams(reads, wakeups, runtime.stop, max_streams=settings.gateway_log_streams),
         max_object_bytes=settings.gateway_max_object_bytes,
         providers=desk,

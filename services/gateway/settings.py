@@ -35,6 +35,8 @@ class Settings(CoreSettings, frozen=True, kw_only=True):
     gateway_event_streams_per_ip: int = 100
     gateway_log_streams: int = 2000
     """The same for logs that are followed."""
+    gateway_worker_streams: int = 2000
+    """The same for own workers."""
     gateway_drain_s: float = 10.0
     """How long requests in flight may take to finish when the gateway is asked to stop."""
 

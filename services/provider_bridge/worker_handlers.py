@@ -191,7 +191,7 @@ class WorkerHandlers:
         submit = cancel = None
         if run is not None and run.cancel_grace_s is not None:
             cancel = WorkerCancel(job_id=str(run.job_id), attempt_id=str(run.attempt_id), grace_s=run.cancel_grace_s)
-        if run is not None and not run.begun:
+        elif run is not None and not run.begun:
             submit = await self._job(run.attempt_id)
         orders = WorkerOrders(
             submit=submit,

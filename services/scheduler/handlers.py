@@ -1,5 +1,6 @@
 """Commands on jobs, and the process that carries each job from fact to fact. Coordinates only; `domain/` decides."""
 
+from collections.abc import Awaitable, Callable
 from typing import assert_never
 from uuid import UUID
 
@@ -8,10 +9,11 @@ from services.scheduler.domain.job import decide, phase_word
 from services.scheduler.domain.job_commands import Cancel, Delete, JobCommand, Submit
 from services.scheduler.domain.job_process import RETRY_LATER, Ask, Keep, Story
 from services.scheduler.domain.job_state import Absent, Job, evolve
+from services.scheduler.domain.placement import Market
 from shared.clock import Clock
 from shared.contracts import catalogue
 from shared.contracts.envelope import CommandEnvelope, CommandReply, EventMetadata, RecordedEvent
-from shared.contracts.job import CancelJob, DeleteJob, SubmitJob
+from shared.contracts.job import CancelJob, DeleteJob, JobDispatched, JobSubmitted, SubmitJob
 from shared.decider import Decider, Decision, execute, metadata
 from shared.eventstore.api import EventStore
 from shared.ids import derived_id
@@ -72,10 +74,13 @@ class JobProcess:
     Each owner that is asked has a durable of its own, so one that is away holds up only what needs it.
     """
 
-    def __init__(self, store: EventStore, sender: CommandSender, clock: Clock) -> None:
+    def __init__(
+        self, store: EventStore, sender: CommandSender, clock: Clock, market: Callable[[], Awaitable[Market]]
+    ) -> None:
         self._store = store
         self._sender = sender
         self._clock = clock
+        self._market = market
 
     @staticmethod
     def wants(recorded: RecordedEvent, owner: str | None) -> bool:
@@ -98,7 +103,10 @@ class JobProcess:
         if story.submitted is None:
             return
         stream_id = UUID(recorded.stream.partition("-")[2])
-        following = job_process.react(job_id, story, event, stream_id=stream_id, at=recorded.recorded_at)
+        chooses = isinstance(event, JobSubmitted | JobDispatched) and job_process.is_placed_by_us(story.submitted)
+        market = await self._market() if chooses else Market()
+        at = recorded.recorded_at
+        following = job_process.react(job_id, story, event, stream_id=stream_id, at=at, market=market)
         for outgoing in job_process.share(following, owner):
             match outgoing:
                 case Keep():

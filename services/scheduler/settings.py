@@ -1,6 +1,7 @@
 """The scheduler's settings; `Settings` is read from the environment in `__main__` only."""
 
 from services.scheduler.domain.queue_policy import Limits
+from shared.contracts.offers import PROVIDERS
 from shared.service import CoreSettings
 
 
@@ -9,7 +10,7 @@ class Settings(CoreSettings, frozen=True, kw_only=True):
 
     scheduler_max_concurrent: int = 5
     scheduler_user_max_concurrent: int = 2
-    scheduler_providers: str = "local"
+    scheduler_providers: str = ",".join(PROVIDERS)
     """Names, separated by commas."""
 
     @property

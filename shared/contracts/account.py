@@ -63,12 +63,25 @@ class UsageMetered(Event, frozen=True, kw_only=True, tag="account.usage_metered.
 
 
 class FundsCaptured(Event, frozen=True, kw_only=True, tag="account.funds_captured.v1"):
-    """The job has ended: what it really cost, posted once."""
+    """The job has ended: what it cost as far as it was metered, posted once."""
 
     job_id: UUID
     amount_micro_usd: int
     postings: list[Posting]
     captured_at: datetime
+
+
+class LateUsageCharged(Event, frozen=True, kw_only=True, tag="account.late_usage_charged.v1"):
+    """A machine of a job that was charged already turned out to have run: its seconds are paid for as well.
+
+    A rented machine is confirmed gone after its job has ended, and an orphan may be found later still.
+    """
+
+    job_id: UUID
+    attempt_id: UUID
+    amount_micro_usd: int
+    postings: list[Posting]
+    charged_at: datetime
 
 
 class FundsReleased(Event, frozen=True, kw_only=True, tag="account.funds_released.v1"):
@@ -80,7 +93,9 @@ class FundsReleased(Event, frozen=True, kw_only=True, tag="account.funds_release
     released_at: datetime
 
 
-AccountEvent = AccountOpened | FundsReserved | FundsRefused | UsageMetered | FundsCaptured | FundsReleased
+AccountEvent = (
+    AccountOpened | FundsReserved | FundsRefused | UsageMetered | FundsCaptured | FundsReleased | LateUsageCharged
+)
 
 # ---- commands; the subject is cmd.billing.<tag> ----------------------------------------------------------------------
 
@@ -95,6 +110,8 @@ class ReserveFunds(Command, frozen=True, kw_only=True, tag="reserve_funds"):
     owner: str
     provider: str
     max_train_steps: int | None
+    price_micro_usd_per_hour: int | None = None
+    """Of the machine that the job will likely run on; None = billing's own price of the provider."""
 
 
 class MeterUsage(Command, frozen=True, kw_only=True, tag="meter_usage"):

@@ -6,6 +6,8 @@ from uuid import UUID
 
 import msgspec
 
+from shared.contracts.offers import HardwareRequest, Offer
+
 Priority = Literal[0, 10, 20, 30, 40]
 """low, normal, high, urgent, critical: the documented words of the HTTP contract."""
 
@@ -21,7 +23,12 @@ FailureKind = Literal[
     "nan_loss",
     "killed",
     "lost",
+    "superseded",
     "start_refused",
+    "no_capacity",
+    "no_offer",
+    "no_funds",
+    "credentials_refused",
     "funds_refused",
     "dataset_refused",
 ]
@@ -94,6 +101,8 @@ class JobSubmitted(Event, frozen=True, kw_only=True, tag="job.submitted.v1"):
     account: str
     submitted_at: datetime
     max_attempts: int = 3
+    requirements: HardwareRequest | None = None
+    """What the job needs of its machine; None = whatever the provider gives."""
 
 
 class JobDatasetsPacked(Event, frozen=True, kw_only=True, tag="job.datasets_packed.v1"):
@@ -157,6 +166,32 @@ class JobDispatched(Event, frozen=True, kw_only=True, tag="job.dispatched.v1"):
     """None in events of before it was recorded."""
 
 
+class ConsideredOffer(msgspec.Struct, frozen=True, kw_only=True):
+    """One offer of a choice: what the job was expected to cost there, or why it was out of the question."""
+
+    provider: str
+    hardware: str
+    region: str | None
+    price_micro_usd_per_hour: int
+    expected_s: int | None = None
+    """From the start to the model, the wait for the machine and expected repeats included."""
+    expected_micro_usd: int | None = None
+    against: str | None = None
+
+
+class JobPlaced(Event, frozen=True, kw_only=True, tag="job.placed.v1"):
+    """Where the attempt will run, chosen from the offers that were known. `reason` says it in a sentence.
+
+    `considered` holds the best of the others and the nearest of those that were out of the question, at most 10.
+    """
+
+    attempt_id: UUID
+    offer: Offer
+    reason: str
+    considered: list[ConsideredOffer]
+    placed_at: datetime
+
+
 class JobStarted(Event, frozen=True, kw_only=True, tag="job.started.v1"):
     """The attempt's trainer said hello."""
 
@@ -179,6 +214,8 @@ class JobAttemptFailed(Event, frozen=True, kw_only=True, tag="job.attempt_failed
     message: str
     advice: str | None
     failed_at: datetime
+    spared: bool = False
+    """It does not count toward the job's attempts: nothing was wrong with the job, and nothing was lost."""
 
 
 class JobTrainingFinished(Event, frozen=True, kw_only=True, tag="job.training_finished.v1"):
@@ -244,6 +281,7 @@ JobEvent = (
     | JobQueued
     | JobWaitExplained
     | JobDispatched
+    | JobPlaced
     | JobStarted
     | JobCheckpointed
     | JobAttemptFailed
@@ -273,6 +311,7 @@ class SubmitJob(Command, frozen=True, kw_only=True, tag="submit_job"):
     tracker_run_name: str | None = None
     idempotency_key: str | None = None
     max_attempts: int = 3
+    requirements: HardwareRequest | None = None
 
 
 class CancelJob(Command, frozen=True, kw_only=True, tag="cancel_job"):

@@ -73,16 +73,18 @@ SCHEDULER_ASK_BRIDGE = Durable(service="scheduler", purpose="ask_bridge", catego
 SCHEDULER_QUEUE = Durable(service="scheduler", purpose="queue", categories=("job",))
 """Read straight from the log inside the dispatch transaction: it has a checkpoint, but no JetStream consumer."""
 
+SCHEDULER_MARKET = Durable(service="scheduler", purpose="market", categories=("attempt", "provider"))
 BRIDGE_ATTEMPTS = Durable(service="provider_bridge", purpose="attempts", categories=("attempt",))
 STORAGE_OBJECTS = Durable(service="storage", purpose="objects", categories=("artifact", "dataset"))
 BILLING_LEDGER = Durable(service="billing", purpose="ledger", categories=("account",))
-BILLING_METERING = Durable(service="billing", purpose="metering", categories=("attempt", "job"))
+BILLING_METERING = Durable(service="billing", purpose="metering", categories=("attempt", "job", "provider"))
 DURABLES = (
     GATEWAY_JOBS_VIEW,
     SCHEDULER_JOB_PROCESS,
     SCHEDULER_ASK_STORAGE,
     SCHEDULER_ASK_BILLING,
     SCHEDULER_ASK_BRIDGE,
+    SCHEDULER_MARKET,
     BRIDGE_ATTEMPTS,
     STORAGE_OBJECTS,
     BILLING_LEDGER,

@@ -11,7 +11,14 @@ from uuid import UUID
 
 import msgspec
 
-from shared.contracts.account import FundsCaptured, FundsReleased, FundsReserved, Posting, UsageMetered
+from shared.contracts.account import (
+    FundsCaptured,
+    FundsReleased,
+    FundsReserved,
+    LateUsageCharged,
+    Posting,
+    UsageMetered,
+)
 from shared.contracts.attempt import AttemptRequested, AttemptStarted
 from shared.contracts.job import JobFundsReserved
 from tests.fault.rules import ATTEMPT_ENDS, JOB_ENDS, Fact
@@ -36,6 +43,7 @@ class Booked(msgspec.Struct, kw_only=True):
     reserved: list[FundsReserved] = []
     metered: dict[UUID, UsageMetered] = {}
     captured: list[FundsCaptured] = []
+    late: list[LateUsageCharged] = []
     released: list[FundsReleased] = []
     postings: list[Posting] = []
 
@@ -68,6 +76,9 @@ def _booked(facts: Sequence[Fact]) -> defaultdict[UUID, Booked]:
             case FundsCaptured() as event:
                 booked[event.job_id].captured.append(event)
                 booked[event.job_id].postings += event.postings
+            case LateUsageCharged() as event:
+                booked[event.job_id].late.append(event)
+                booked[event.job_id].postings += event.postings
             case FundsReleased() as event:
                 booked[event.job_id].released.append(event)
                 booked[event.job_id].postings += event.postings
@@ -97,7 +108,7 @@ def _usages(facts: Sequence[Fact]) -> defaultdict[UUID, dict[UUID, Usage]]:
 def _unbalanced(facts: Sequence[Fact]) -> list[str]:
     found: list[str] = []
     for fact in facts:
-        if isinstance(fact.event, FundsReserved | FundsCaptured | FundsReleased):
+        if isinstance(fact.event, FundsReserved | FundsCaptured | FundsReleased | LateUsageCharged):
             total = sum(posting.amount_micro_usd for posting in fact.event.postings)
             found += [f"the postings at position {fact.position} sum to {total}"] if total else []
     return found
@@ -122,7 +133,7 @@ def _job(books: Booked, usages: dict[UUID, Usage], end: int | None) -> list[str]
     if len(books.captured) != 1:
         return [*found, f"ended and was charged {len(books.captured)} times"]
     reserved = sum(one.amount_micro_usd for one in books.reserved)
-    # What ended after the job is on record and not charged; a capture is final.
+    # What ended after the job is charged by itself; a capture is final.
     cost = sum(usage.amount_micro_usd for usage in usages.values() if usage.ended_position < end)
     late = sum(usage.amount_micro_usd for usage in usages.values() if usage.ended_position > end)
     captured = books.captured[0].amount_micro_usd
@@ -131,10 +142,14 @@ def _job(books: Booked, usages: dict[UUID, Usage], end: int | None) -> list[str]
         found.append(f"was charged {captured}, not {cost}")
     if released != max(0, reserved - captured):
         found.append(f"got {released} back, not {max(0, reserved - captured)}")
+    spent = captured + sum(one.amount_micro_usd for one in books.late)
+    metered = sum(one.amount_micro_usd for one in books.metered.values())
+    if spent != metered:
+        found.append(f"was charged {spent} in all, and {metered} were metered")
     balances: defaultdict[str, int] = defaultdict(int)
     for posting in books.postings:
         balances[posting.ledger_account] += posting.amount_micro_usd
-    wanted = {"available": -captured, "reserved": 0, "spent": captured}
+    wanted = {"available": -spent, "reserved": 0, "spent": spent}
     if any(balances.get(account, 0) != amount for account, amount in wanted.items()):
         found.append(f"left balances {dict(balances)}, not {wanted}")
     return found

@@ -89,8 +89,12 @@ OUT_OF_REACH: tuple[tuple[str, str], ...] = (
         "a person's wish for a checkpoint or a sample now: losing it costs nothing, and a repeat is one more of them",
     ),
     (
-        r".*:(provider\.\w+|worker\.\w+|attempt\.(machine_released|word_unknown|webhook_received))\.v1.*",
+        r".*:(provider\.\w+|worker\.\w+|attempt\.(machine_released|word_unknown|webhook_received)|job\.placed)\.v1.*",
         "only where somebody else's machines are rented: tests/provider_faults",
+    ),
+    (
+        r".*:account\.late_usage_charged\.v1.*",
+        "an attempt that ends after its job was charged: tests/unit/billing, and provider_faults",
     ),
     (r".*:account\.opened\.v1.*", "once for each owner and month: in a system's first job only"),
     (r".*:attempt\.late_report\.v1.*", "written by the sweep for a run the log does not know; tests/contract"),

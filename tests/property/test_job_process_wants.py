@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from services.scheduler.domain import job_process
 from services.scheduler.domain.job_process import LEADS_ON, Story, react, share
+from services.scheduler.domain.placement import Market
 from shared.contracts.catalogue import EVENT_TYPES
 from shared.contracts.job import Event, JobSubmitted
 from tests.support.contract_structs import BEGAN, any_of
@@ -20,7 +21,7 @@ def test_event_of_a_type_that_leads_to_nothing_for_an_owner_never_asks_it(name: 
     kind = EVENT_TYPES[name]
     event: Event = data.draw(any_of(kind))
     story = job_process.evolve(Story(attempt_id=uuid4()), data.draw(any_of(JobSubmitted)))
-    following = react(uuid4(), story, event, stream_id=uuid4(), at=BEGAN)
+    following = react(uuid4(), story, event, stream_id=uuid4(), at=BEGAN, market=Market())
     for owner, kinds in LEADS_ON.items():
         assert kind in kinds or share(following, owner) == []
 

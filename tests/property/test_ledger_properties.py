@@ -21,7 +21,14 @@ from services.billing.domain.account import (
     evolve,
 )
 from services.billing.domain.pricing import Estimate, cost_micro_usd
-from shared.contracts.account import FundsCaptured, FundsReleased, FundsReserved, Posting, UsageMetered
+from shared.contracts.account import (
+    FundsCaptured,
+    FundsReleased,
+    FundsReserved,
+    LateUsageCharged,
+    Posting,
+    UsageMetered,
+)
 from shared.contracts.job import Event
 from shared.problems import Rejected
 
@@ -82,7 +89,7 @@ def lived(commands: Sequence[AccountCommand]) -> tuple[list[Event], Account]:
 
 
 def postings(event: Event) -> list[Posting]:
-    return event.postings if isinstance(event, FundsReserved | FundsCaptured | FundsReleased) else []
+    return event.postings if isinstance(event, FundsReserved | FundsCaptured | FundsReleased | LateUsageCharged) else []
 
 
 def balances(events: Sequence[Event]) -> dict[str, int]:
@@ -108,7 +115,8 @@ def test_spent_is_what_was_captured_and_reserved_is_what_open_jobs_hold(commands
     captured = {event.job_id: event.amount_micro_usd for event in events if isinstance(event, FundsCaptured)}
     held = {event.job_id: event.amount_micro_usd for event in events if isinstance(event, FundsReserved)}
     sums = balances(events)
-    assert sums.get("spent", 0) == sum(captured.values())
+    late = sum(event.amount_micro_usd for event in events if isinstance(event, LateUsageCharged))
+    assert sums.get("spent", 0) == sum(captured.values()) + late
     assert sums.get("reserved", 0) == sum(amount for job_id, amount in held.items() if job_id not in captured)
     if isinstance(state, Open):
         assert state.available_micro_usd == sums.get("available", 0)
@@ -133,6 +141,19 @@ def test_a_capture_is_the_sum_of_the_usage_metered_before_it(commands: list[Acco
             metered[event.job_id] += event.amount_micro_usd
         elif isinstance(event, FundsCaptured):
             assert event.amount_micro_usd == metered[event.job_id]
+
+
+@given(STORIES)
+def test_all_that_was_metered_of_a_settled_job_is_charged_in_the_end(commands: list[AccountCommand]) -> None:
+    events, _ = lived(commands)
+    settled = {event.job_id for event in events if isinstance(event, FundsCaptured)}
+    balance: defaultdict[UUID, int] = defaultdict(int)
+    for event in events:
+        if isinstance(event, UsageMetered):
+            balance[event.job_id] += event.amount_micro_usd
+        elif isinstance(event, FundsCaptured | LateUsageCharged):
+            balance[event.job_id] -= event.amount_micro_usd
+    assert {job_id: balance[job_id] for job_id in settled} == dict.fromkeys(settled, 0)
 
 
 @given(STORIES)

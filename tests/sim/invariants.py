@@ -9,12 +9,20 @@ from uuid import UUID
 from services.billing.projections import ledger
 from services.gateway.domain.views import JobView, fold_job
 from services.provider_bridge.projections import attempts
+from services.scheduler.projections import market
 from services.storage.projections import objects
 from shared.contracts import catalogue
 from shared.contracts.attempt import AttemptAccepted, AttemptLeased, AttemptStartIntended
 from shared.contracts.envelope import RecordedEvent
 from shared.contracts.job import JobCancelled, JobCancelRequested, JobCompleted, JobFailed
-from shared.contracts.subjects import BILLING_LEDGER, BRIDGE_ATTEMPTS, DURABLES, STORAGE_OBJECTS, Durable
+from shared.contracts.subjects import (
+    BILLING_LEDGER,
+    BRIDGE_ATTEMPTS,
+    DURABLES,
+    SCHEDULER_MARKET,
+    STORAGE_OBJECTS,
+    Durable,
+)
 from tests.fault.invariants import check_history
 from tests.sim.connection import MemoryConnection
 from tests.sim.database import Database, at_once
@@ -26,6 +34,7 @@ from tests.support.whatif import decided_again
 
 _PROJECTIONS: Sequence[tuple[Durable, Any, tuple[str, ...]]] = (
     (BILLING_LEDGER, ledger.project, ledger.TABLES),
+    (SCHEDULER_MARKET, market.project, market.TABLES),
     (BRIDGE_ATTEMPTS, attempts.project, ("attempts",)),
     (STORAGE_OBJECTS, objects.project, objects.TABLES),
 )

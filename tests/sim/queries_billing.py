@@ -92,6 +92,14 @@ def capture_job(t: Transaction, job_id: UUID, amount_micro_usd: int, at: datetim
 
 
 @twin(QUERIES, FAMILY)
+def charge_late(t: Transaction, job_id: UUID, amount_micro_usd: int) -> None:
+    """What it turned out to have cost besides."""
+    row = t.get("job_costs", job_id)
+    if row is not None:
+        t.change("job_costs", job_id, captured_micro_usd=row["captured_micro_usd"] + amount_micro_usd)
+
+
+@twin(QUERIES, FAMILY)
 def release_job(t: Transaction, job_id: UUID, amount_micro_usd: int) -> None:
     """What it gave back."""
     t.change("job_costs", job_id, released_micro_usd=amount_micro_usd)

@@ -17,10 +17,12 @@ from services.provider_bridge.driving import DrivingOptions
 from services.provider_bridge.outbound.directory import FixedProviders
 from services.provider_bridge.settings import Settings as BridgeSettings
 from services.scheduler.dispatcher import Dispatcher
+from services.scheduler.domain.placement import Market
 from services.scheduler.domain.queue_policy import Limits
 from services.scheduler.handlers import JobHandlers, JobProcess
 from services.scheduler.inbound import subscriptions as scheduler
 from services.scheduler.inbound.timers import DispatchLoop
+from services.scheduler.projections import market
 from services.storage.handlers import Storage
 from services.storage.outbound.dataset_files import UnusableDataset
 from services.storage.outbound.objects import Objects
@@ -28,7 +30,7 @@ from services.storage.packing import Packing, PackLimits
 from services.storage.projections import objects as objects_projection
 from shared.contracts.artifact import ConfirmArtifacts, PackDatasets, ReadReports, RecordReports
 from shared.contracts.job import PackedDataset
-from shared.contracts.subjects import STORAGE_OBJECTS
+from shared.contracts.subjects import SCHEDULER_MARKET, STORAGE_OBJECTS
 from shared.messaging.consumer import Pace, Subscription
 from shared.messaging.handling import Retries
 from shared.service import Runtime, ServiceParts
@@ -88,11 +90,14 @@ def build(service: str, runtime: Runtime, process: Process, world: World) -> Ser
 def _scheduler(runtime: Runtime, _process: Process, world: World) -> ServiceParts:
     dispatcher = Dispatcher(runtime.pool, runtime.store, runtime.clock, world.setup.limits)
     jobs = JobHandlers(runtime.store, runtime.clock, ("local",))
-    job_process = JobProcess(runtime.store, runtime.sender, runtime.clock)
+    job_process = JobProcess(runtime.store, runtime.sender, runtime.clock, _no_market)
     loop = DispatchLoop(dispatcher, runtime.store, runtime.clock, safety_s=_SAFETY_S)
     return ServiceParts(
         commands=scheduler.commands(jobs, dispatcher),
-        subscriptions=scheduler.subscriptions(job_process),
+        subscriptions=[
+            *scheduler.subscriptions(job_process),
+            Subscription(durable=SCHEDULER_MARKET, project=market.project),
+        ],
         loops=[loop.run],
     )
 
@@ -120,6 +125,11 @@ def _bridge(runtime: Runtime, process: Process, world: World) -> ServiceParts:
     )
     owner = process.name.partition(".")[0]  # its successor gets the name again, as from the lock file
     return bridge.assemble(runtime, settings, FixedProviders([provider]), owner, driving)
+
+
+async def _no_market() -> Market:
+    """Nobody rents machines here: every job says where it runs."""
+    return Market()
 
 
 def _billing(runtime: Runtime, _process: Process, world: World) -> ServiceParts:

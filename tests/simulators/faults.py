@@ -17,7 +17,9 @@ from tests.simulators.loopback import Answer, Call, Loopback
 Fault = Literal[
     "429",  # without Retry-After; nothing was done, as for all above "500 after"
     "429 with Retry-After",
+    "401",
     "402",
+    "403",
     "500 before",
     "html",  # a page of a proxy, with status 200
     "html 502",
@@ -36,6 +38,20 @@ DONE: frozenset[Fault] = frozenset({"500 after", "html after", "hang after", "re
 
 _PAGE = b"<!DOCTYPE html><html><head><title>Bad gateway</title></head><body><h1>Bad gateway</h1></body></html>"
 _HTML = {"Content-Type": "text/html; charset=utf-8"}
+
+
+class Moment:
+    """A clock that stands still until a test moves it."""
+
+    def __init__(self, now: datetime) -> None:
+        self.now = now
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def pass_s(self, seconds: float) -> None:
+        """So many seconds go by."""
+        self.now += timedelta(seconds=seconds)
 
 
 class Faults:

@@ -105,6 +105,7 @@ class Space:
     flavor: str
     stage: str = "NO_APP_FILE"
     files: dict[str, str] = field(default_factory=dict[str, str])
+    commits: list[list[Any]] = field(default_factory=list[list[Any]])
     lines: list[str] = field(default_factory=list[str])
 
     @property
@@ -126,6 +127,8 @@ class HuggingFace(Simulator):
         self.failures = 0
         """How many pauses answer 500 before one is done."""
         self.credit_micro_usd = math.inf
+        self.commit_refusal = ""
+        """What a commit is answered with."""
         self.page_size = 50
         self.with_durations = True
         self.break_logs_after: int | None = None
@@ -219,7 +222,7 @@ class HuggingFace(Simulator):
                     answer = self._repos(call, operation)
                 case ["api", "spaces"]:
                     spaces = [one for one in self.spaces.values() if one.id.startswith(f"{call.query.get('author')}/")]
-                    answer = self._page(call, [self._show(one) for one in spaces])
+                    answer = self._page(call, [{"id": one.id, "sdk": "docker", "private": True} for one in spaces])
                 case ["api", "spaces", owner, name, *rest]:
                     answer = self._space(call, f"{owner}/{name}", rest)
                 case _:
@@ -335,6 +338,12 @@ class HuggingFace(Simulator):
                 answer = Answer(200, self._show(space))
             case ["runtime"]:
                 answer = Answer(200, self._runtime(space))
+            case ["preupload", _]:
+                files = [
+                    {"path": one["path"], "uploadMode": "regular", "shouldIgnore": False}
+                    for one in call.json()["files"]
+                ]
+                answer = Answer(200, {"files": files})
             case ["commit", _]:
                 answer = self._commit(space, call.body)
             case ["pause"]:
@@ -354,8 +363,10 @@ class HuggingFace(Simulator):
         return Answer(200, self._runtime(space))
 
     def _commit(self, space: Space, body: bytes) -> Answer:
-        for line in body.splitlines():
-            entry = json.loads(line)
+        if self.commit_refusal:
+            return Answer(400, {"error": self.commit_refusal})
+        space.commits.append([json.loads(line) for line in body.splitlines()])
+        for entry in space.commits[-1]:
             if entry["key"] == "file":
                 space.files[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"]).decode()
         if space.stage == "NO_APP_FILE" and "Dockerfile" in space.files:

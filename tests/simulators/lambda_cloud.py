@@ -1,12 +1,19 @@
 """Lambda Cloud's API on loopback as its documents of 2026 have it: types, machines, launch and terminate.
 
 A machine knows nothing of a job. It goes from booting to active, and costs money until it is terminated, whatever
-becomes of what runs on it; the bill goes by the second here.
+becomes of what runs on it; the bill goes by the second here. With `folder`, each new machine really boots: its user
+data is run as cloud-init runs it, in a folder of its own.
 """
 
+import contextlib
+import os
+import signal
+import subprocess
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from shared.clock import Clock, utc_now
@@ -50,6 +57,7 @@ class Machine:
     status: str = "booting"
     gone_at: datetime | None = None
     """From then on a terminating one is terminated, and soon forgotten."""
+    boot: subprocess.Popen[bytes] | None = None
 
     @property
     def label(self) -> str:
@@ -78,6 +86,14 @@ class LambdaCloud(Simulator):
         self.ssh_keys = ["laptop"]
         self.terminating_for = timedelta(0)
         self.forgets_terminated = True
+        self.folder: Path | None = None
+        """Where machines boot; None: they stand still."""
+        self.machine_env: Mapping[str, str] = {}
+
+    def __exit__(self, *_: object) -> None:
+        for machine in self.machines.values():
+            _power_off(machine)
+        super().__exit__()
 
     # ---- what a test does to a machine -------------------------------------------------------------------------
 
@@ -151,6 +167,8 @@ class LambdaCloud(Simulator):
         self.machines[machine.id] = machine
         cents = TYPES[body["instance_type_name"]]["price_cents_per_hour"]
         self.bill.start(machine.id, machine.label, cents * 10_000)
+        if self.folder is not None:
+            self._boot(machine, self.folder / machine.id)
         return Answer(200, {"data": {"instance_ids": [machine.id]}})
 
     def _terminated(self, ids: list[str]) -> Answer:
@@ -164,6 +182,20 @@ class LambdaCloud(Simulator):
         if machine.status not in {"terminating", "terminated"}:
             machine.status, machine.gone_at = "terminating", self.clock() + self.terminating_for
             self.bill.end(machine.id)
+            _power_off(machine)
+
+    def _boot(self, machine: Machine, root: Path) -> None:
+        root.mkdir(parents=True)
+        script = root / "part-001"
+        script.write_text(machine.body["user_data"], encoding="utf-8")
+        places = {"TW_ROOT": str(root / "opt"), "TW_CLOUD_DIR": str(root / "cloud"), "HOME": str(root)}
+        machine.boot = subprocess.Popen(
+            ["bash", str(script)],
+            cwd=root,
+            env={"PATH": os.environ["PATH"], **self.machine_env, **places},
+            start_new_session=True,
+        )
+        machine.status = "active"
 
     def _is_shown(self, machine: Machine) -> bool:
         return machine.status != "terminated" or not self.forgets_terminated
@@ -197,6 +229,13 @@ class LambdaCloud(Simulator):
             "actions": {},
             **address,
         }
+
+
+def _power_off(machine: Machine) -> None:
+    if machine.boot is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(machine.boot.pid, signal.SIGKILL)
+        machine.boot.wait()
 
 
 def _error(status: int, code: str) -> Answer:

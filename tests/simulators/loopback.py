@@ -4,6 +4,7 @@ import json
 import select
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -81,12 +82,19 @@ class Loopback:
 
 
 class _Server(ThreadingHTTPServer):
+    request_queue_size = 128
+
     def shutdown_request(self, request: Any) -> None:
         """A connection that is to be reset must not say goodbye first."""
         if request.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, len(_RESET)) == _RESET:
             self.close_request(request)
         else:
             super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up is no fault of ours to be told of."""
+        if not isinstance(sys.exc_info()[1], ConnectionResetError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

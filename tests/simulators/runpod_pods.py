@@ -5,7 +5,6 @@ that RunPod gives a container, and starts it again when it ends, as RunPod does.
 """
 
 import base64
-import contextlib
 import json
 import os
 import subprocess
@@ -133,6 +132,8 @@ class RunPodPods(Simulator):
     def __exit__(self, *_: object) -> None:
         for pod in list(self.pods.values()):
             self._delete(pod)
+            if pod.process is not None:
+                pod.process.wait()
         super().__exit__()
 
     # ---- what a test does to a pod -----------------------------------------------------------------------------
@@ -161,7 +162,7 @@ class RunPodPods(Simulator):
             disk_gb = pod.body.get("mounts", {}).get("persistent", {}).get("size", 0)
             self.bill.reprice(pod.id, round(disk_gb * 2 * DISK_USD_PER_GB_HOUR * 1_000_000))
             self.changed.notify_all()
-        self._end_process(pod)
+        _end(pod.process)
 
     def vanish(self, pod: Pod) -> None:
         """It is gone for good: its host died, or it was deleted elsewhere."""
@@ -265,8 +266,9 @@ class RunPodPods(Simulator):
         if action == "terminate":
             self._delete(pod)
             return Answer(204, body=b"")
-        if action == "stop" and pod.is_stubborn:
+        if action == "stop" and (pod.is_stubborn or pod.process is not None):
             pod.killed_at = self.clock() + _KILL_AFTER
+            _end(pod.process)
         elif action == "stop":
             self.exit(pod)
         return Answer(200, self._view(pod))
@@ -295,7 +297,7 @@ class RunPodPods(Simulator):
                 pod.status, pod.stopped = "TERMINATED", pod.stopped or self.clock()
                 self.bill.end(pod.id)
                 self.changed.notify_all()
-        self._end_process(pod)
+        _end(pod.process)
 
     def _events(self, pod: Pod, after: str | None) -> Iterator[bytes]:
         sent, count = 0, 0
@@ -360,17 +362,23 @@ class RunPodPods(Simulator):
             )
             self.begin(pod)
             assert pod.process.stdout is not None
-            for line in pod.process.stdout:
-                self.say(pod, line.rstrip("\n"))
+            with pod.process.stdout as lines:
+                for line in lines:
+                    self.say(pod, line.rstrip("\n"))
             pod.process.wait()
+            if pod.killed_at is not None and _is_there(pod):
+                self.exit(pod)
             pod.restarts += 1
 
-    def _end_process(self, pod: Pod) -> None:
-        if pod.process is not None and pod.process.poll() is None:
-            pod.process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                pod.process.wait(_KILL_AFTER.total_seconds())
-            pod.process.kill()
+
+def _end(process: subprocess.Popen[str] | None) -> None:
+    """As a container is ended: asked, and killed when its time is over. Returns at once."""
+    if process is None or process.poll() is not None:
+        return
+    process.terminate()
+    killing = threading.Timer(_KILL_AFTER.total_seconds(), process.kill)
+    killing.daemon = True
+    killing.start()
 
 
 def _is_there(pod: Pod) -> bool:

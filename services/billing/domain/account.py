@@ -6,8 +6,8 @@ floor is how far below zero `available` may be taken by a reservation: a month's
 
 A capture is the sum of what was metered, whatever was reserved: usage is real even when the estimate was short. What
 exceeds the reservation is taken from `available`, also below the floor. Each job is reserved at most once, refused at
-most once and captured at most once. Usage metered after the capture is recorded and no longer charged: `captured`
-never changes afterwards, and the difference shows in the job's cost.
+most once and captured at most once. Usage metered after the capture is charged by itself, from `available` too: a
+rented machine is confirmed gone a little after its job has ended.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +24,7 @@ from shared.contracts.account import (
     FundsRefused,
     FundsReleased,
     FundsReserved,
+    LateUsageCharged,
     Posting,
     UsageMetered,
 )
@@ -146,7 +147,7 @@ def _evolve_open(state: Open, event: Event) -> Open:
             return _metered(state, event)
         case FundsCaptured():
             return _moved(_captured(state, event), event.postings)
-        case FundsReleased():
+        case FundsReleased() | LateUsageCharged():
             return _moved(state, event.postings)
         case _:
             return state
@@ -258,16 +259,25 @@ def _meter(state: Account, command: Meter) -> Sequence[Event]:
             raise Rejected("not_found", "The job has no reservation that its usage could be booked on.")
     if command.seconds < 0 or command.price_micro_usd_per_hour < 0:
         raise Rejected("validation_error", "Seconds and price cannot be negative.", field="seconds")
-    return [
-        UsageMetered(
-            job_id=command.job_id,
-            attempt_id=command.attempt_id,
-            seconds=command.seconds,
-            price_micro_usd_per_hour=command.price_micro_usd_per_hour,
-            amount_micro_usd=cost_micro_usd(command.seconds, command.price_micro_usd_per_hour),
-            metered_at=command.at,
-        )
-    ]
+    amount = cost_micro_usd(command.seconds, command.price_micro_usd_per_hour)
+    metered = UsageMetered(
+        job_id=command.job_id,
+        attempt_id=command.attempt_id,
+        seconds=command.seconds,
+        price_micro_usd_per_hour=command.price_micro_usd_per_hour,
+        amount_micro_usd=amount,
+        metered_at=command.at,
+    )
+    if isinstance(money, Held) or amount == 0:
+        return [metered]
+    charged = LateUsageCharged(
+        job_id=command.job_id,
+        attempt_id=command.attempt_id,
+        amount_micro_usd=amount,
+        postings=_move(amount, AVAILABLE, SPENT),
+        charged_at=command.at,
+    )
+    return [metered, charged]
 
 
 def _settle(state: Account, command: Settle) -> Sequence[Event]:

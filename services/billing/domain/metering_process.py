@@ -5,7 +5,7 @@ settled before everything that its ended attempts used is metered, in whatever o
 """
 
 from collections.abc import Iterable, Sequence
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import msgspec
 
@@ -14,10 +14,12 @@ from shared.contracts.attempt import (
     AttemptCancelled,
     AttemptFailed,
     AttemptLost,
+    AttemptMachineReleased,
     AttemptRequested,
     AttemptSucceeded,
 )
 from shared.contracts.job import Event, JobCancelled, JobCompleted, JobFailed
+from shared.contracts.provider import ProviderOrphanEnded
 
 
 class AttemptEvents(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,8 +30,8 @@ class AttemptEvents(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def ends_attempt(event: Event) -> bool:
-    """Whether the event says how many seconds an attempt used."""
-    return isinstance(event, AttemptSucceeded | AttemptFailed | AttemptCancelled | AttemptLost)
+    """Whether the event may say how many seconds an attempt used."""
+    return isinstance(event, AttemptSucceeded | AttemptFailed | AttemptCancelled | AttemptLost | AttemptMachineReleased)
 
 
 def ends_job(event: Event) -> bool:
@@ -44,18 +46,43 @@ def due_usage(attempts: Iterable[AttemptEvents]) -> list[MeterUsage]:
 
 
 def _usage(attempt: AttemptEvents) -> MeterUsage | None:
+    """None while it is not known. Where machines are paid for, they are metered until they are gone."""
     requested: AttemptRequested | None = None
     for event in attempt.events:
-        match event:
-            case AttemptRequested():
-                requested = event
-            case AttemptSucceeded() | AttemptFailed() | AttemptCancelled() | AttemptLost() if requested is not None:
-                return MeterUsage(
-                    job_id=requested.job_id,
-                    attempt_id=attempt.attempt_id,
-                    seconds=event.billed_seconds,
-                    price_micro_usd_per_hour=requested.quote.price_micro_usd_per_hour,
-                )
-            case _:
-                continue
+        if isinstance(event, AttemptRequested):
+            requested = event
+        seconds = None if requested is None else _seconds(requested, event)
+        if requested is not None and seconds is not None:
+            return MeterUsage(
+                job_id=requested.job_id,
+                attempt_id=attempt.attempt_id,
+                seconds=seconds,
+                price_micro_usd_per_hour=requested.quote.price_micro_usd_per_hour,
+            )
     return None
+
+
+def _seconds(requested: AttemptRequested, event: Event) -> int | None:
+    is_machine = requested.quote.metering == "machine"
+    match event:
+        case AttemptMachineReleased() if is_machine:
+            return event.seconds
+        case AttemptSucceeded() | AttemptFailed() | AttemptCancelled() | AttemptLost() if not is_machine:
+            return event.billed_seconds
+        case _:
+            return None
+
+
+def orphan_usage(event: ProviderOrphanEnded) -> MeterUsage | None:
+    """What a machine cost that was not its attempt's own; None for one that belongs to no job we know of.
+
+    It counts as an attempt of its own: an id made from its name keeps it from being metered twice.
+    """
+    if event.job_id is None:
+        return None
+    return MeterUsage(
+        job_id=event.job_id,
+        attempt_id=uuid5(event.attempt_id, f"{event.provider} {event.ref}"),
+        seconds=event.seconds,
+        price_micro_usd_per_hour=event.price_micro_usd_per_hour,
+    )

@@ -22,10 +22,33 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     """Taken for a job that counts epochs: its steps are known only once its data is read."""
 
 
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a job is expected to take on a machine that nobody has measured yet."""
+
+    base_seconds: int = 600
+    seconds_per_step: int = 2
+    seconds_without_steps: int = 7200
+
+
 class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
-    """The offers this installation knows prices of."""
+    """The offers this installation knows prices of, and the pace of all others."""
 
     offers: tuple[Offer, ...]
+    elsewhere: Pace = Pace()
+
+    def at(self, provider: str, price_micro_usd_per_hour: int | None) -> Offer | None:
+        """The offer of a provider whose machine was quoted at this price; without one, the known offer, or None."""
+        if price_micro_usd_per_hour is None:
+            return self.offer(provider)
+        pace = self.elsewhere
+        return Offer(
+            provider=provider,
+            hardware="quoted",
+            price_micro_usd_per_hour=price_micro_usd_per_hour,
+            base_seconds=pace.base_seconds,
+            seconds_per_step=pace.seconds_per_step,
+            seconds_without_steps=pace.seconds_without_steps,
+        )
 
     def offer(self, provider: str) -> Offer | None:
         """The provider's offer, or None: no price is known, and nothing may be spent there."""
@@ -36,12 +59,13 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
         if price_micro_usd_per_hour is None:
             return self
         return Catalogue(
+            elsewhere=self.elsewhere,
             offers=tuple(
                 msgspec.structs.replace(offer, price_micro_usd_per_hour=price_micro_usd_per_hour)
                 if offer.provider == provider
                 else offer
                 for offer in self.offers
-            )
+            ),
         )
 
 

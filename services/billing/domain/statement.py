@@ -14,6 +14,7 @@ from shared.contracts.account import (
     FundsRefused,
     FundsReleased,
     FundsReserved,
+    LateUsageCharged,
     UsageMetered,
 )
 from shared.contracts.job import Event
@@ -58,7 +59,7 @@ def statement(events: Iterable[Event]) -> Statement | None:
                 balances={},
                 jobs=[],
             )
-        if isinstance(event, FundsReserved | FundsCaptured | FundsReleased):
+        if isinstance(event, FundsReserved | FundsCaptured | FundsReleased | LateUsageCharged):
             entries += len(event.postings)
             for posting in event.postings:
                 balances[posting.ledger_account] += posting.amount_micro_usd
@@ -80,6 +81,8 @@ def _note(jobs: dict[UUID, JobMoney], event: Event) -> None:
         case FundsCaptured() if event.job_id in jobs:
             jobs[event.job_id].state = "settled"
             jobs[event.job_id].captured_micro_usd = event.amount_micro_usd
+        case LateUsageCharged() if event.job_id in jobs:
+            jobs[event.job_id].captured_micro_usd += event.amount_micro_usd
         case FundsReleased() if event.job_id in jobs:
             jobs[event.job_id].released_micro_usd = event.amount_micro_usd
         case _:

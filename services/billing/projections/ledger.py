@@ -13,6 +13,7 @@ from shared.contracts.account import (
     FundsCaptured,
     FundsReleased,
     FundsReserved,
+    LateUsageCharged,
     Posting,
     UsageMetered,
 )
@@ -45,6 +46,10 @@ async def project(connection: Connection, recorded: RecordedEvent) -> None:
             row = (event.job_id, event.amount_micro_usd, event.captured_at)
             await connection.execute(QUERIES.capture_job, *row, timeout=QUERY_TIMEOUT_S)
             await _post(connection, recorded, event.job_id, "captured", event.postings, event.captured_at)
+        case LateUsageCharged():
+            row = (event.job_id, event.amount_micro_usd)
+            await connection.execute(QUERIES.charge_late, *row, timeout=QUERY_TIMEOUT_S)
+            await _post(connection, recorded, event.job_id, "captured", event.postings, event.charged_at)
         case FundsReleased():
             row = (event.job_id, event.amount_micro_usd)
             await connection.execute(QUERIES.release_job, *row, timeout=QUERY_TIMEOUT_S)

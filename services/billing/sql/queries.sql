@@ -34,6 +34,10 @@ WHERE job_id = $1
 -- What the job cost.
 UPDATE job_costs SET captured_micro_usd = $2, settled_at = $3 WHERE job_id = $1
 
+-- name: charge_late
+-- What it turned out to have cost besides.
+UPDATE job_costs SET captured_micro_usd = captured_micro_usd + $2 WHERE job_id = $1
+
 -- name: release_job
 -- What the job gave back.
 UPDATE job_costs SET released_micro_usd = $2 WHERE job_id = $1

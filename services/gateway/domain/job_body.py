@@ -140,6 +140,7 @@ def _metadata(view: JobView) -> dict[str, Any]:
         "queue_reason": facts.queue_reason,
         "not_before": iso(facts.not_before) if facts.phase == "queued" else None,
         "dispatch_reason": facts.dispatch_reason,
+        "placement_reason": facts.placement_reason,
         "attempt": facts.attempt_number,
         "max_attempts": facts.max_attempts,
         "attempts": [attempt_body(attempt) for attempt in view.runs],

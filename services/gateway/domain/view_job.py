@@ -21,6 +21,7 @@ from shared.contracts.job import (
     JobFailed,
     JobFundsReserved,
     JobLateFact,
+    JobPlaced,
     JobQueued,
     JobStarted,
     JobSubmitted,
@@ -73,6 +74,8 @@ class JobFacts(msgspec.Struct, frozen=True, kw_only=True):
     attempt_id: UUID | None = None
     attempt_number: int = 0
     dispatch_reason: str | None = None
+    placement_reason: str | None = None
+    """Why its newest attempt runs where it does, if there was a choice."""
     started_at: datetime | None = None
     checkpoint_step: int | None = None
     steps: int | None = None
@@ -104,9 +107,9 @@ def evolve_job_facts(facts: JobFacts, event: JobEvent) -> JobFacts:
             return facts
         case JobSubmitted() | JobDatasetsPacked() | JobFundsReserved() | JobQueued() | JobWaitExplained():
             return _before_dispatch(facts, event)
-        case JobDispatched() | JobStarted() | JobCheckpointed() | JobAttemptFailed() | JobTrainingFinished():
+        case JobDispatched() | JobPlaced() | JobStarted() | JobCheckpointed() | JobAttemptFailed():
             return _while_running(facts, event)
-        case JobCancelRequested() | JobCompleted() | JobFailed() | JobCancelled():
+        case JobTrainingFinished() | JobCancelRequested() | JobCompleted() | JobFailed() | JobCancelled():
             return _towards_end(facts, event)
         case _:
             assert_never(event)
@@ -153,7 +156,7 @@ def _before_dispatch(
 
 def _while_running(
     facts: JobFacts,
-    event: JobDispatched | JobStarted | JobCheckpointed | JobAttemptFailed | JobTrainingFinished,
+    event: JobDispatched | JobPlaced | JobStarted | JobCheckpointed | JobAttemptFailed,
 ) -> JobFacts:
     match event:
         case JobDispatched():
@@ -163,6 +166,7 @@ def _while_running(
                 attempt_id=event.attempt_id,
                 attempt_number=event.attempt_number,
                 dispatch_reason=event.reason,
+                placement_reason=None,
                 wait=None,
             )
         case JobStarted():
@@ -172,21 +176,29 @@ def _while_running(
         case JobAttemptFailed():
             failure = Failure(kind=event.kind, message=event.message, advice=event.advice)
             return replace(facts, last_failure=failure)
-        case JobTrainingFinished():
-            return replace(
-                facts,
-                phase="completing",
-                steps=event.steps,
-                final_loss=event.final_loss,
-                undelivered=event.undelivered,
-                last_failure=None,
-            )
+        case JobPlaced():
+            return replace(facts, placement_reason=event.reason)
         case _:
             assert_never(event)
 
 
-def _towards_end(facts: JobFacts, event: JobCancelRequested | JobCompleted | JobFailed | JobCancelled) -> JobFacts:
+def _trained(facts: JobFacts, event: JobTrainingFinished) -> JobFacts:
+    return replace(
+        facts,
+        phase="completing",
+        steps=event.steps,
+        final_loss=event.final_loss,
+        undelivered=event.undelivered,
+        last_failure=None,
+    )
+
+
+def _towards_end(
+    facts: JobFacts, event: JobTrainingFinished | JobCancelRequested | JobCompleted | JobFailed | JobCancelled
+) -> JobFacts:
     match event:
+        case JobTrainingFinished():
+            return _trained(facts, event)
         case JobCancelRequested():
             return replace(facts, cancel_requested_at=event.requested_at, cancel_reason=event.reason)
         case JobCompleted():

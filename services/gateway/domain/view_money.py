@@ -16,6 +16,7 @@ from shared.contracts.account import (
     FundsRefused,
     FundsReleased,
     FundsReserved,
+    LateUsageCharged,
     UsageMetered,
 )
 
@@ -50,8 +51,9 @@ def evolve_money(money: MoneyView, event: AccountEvent) -> MoneyView:
         case UsageMetered():
             metered = {**money.metered_micro_usd, str(event.attempt_id): event.amount_micro_usd}
             return replace(money, metered_micro_usd=metered)
-        case FundsCaptured():
-            return replace(money, captured_micro_usd=event.amount_micro_usd)
+        case FundsCaptured() | LateUsageCharged():
+            captured = (money.captured_micro_usd or 0) + event.amount_micro_usd
+            return replace(money, captured_micro_usd=captured)
         case FundsReleased():
             return replace(money, released_micro_usd=event.amount_micro_usd)
         case _:

@@ -86,6 +86,20 @@ WORDS: dict[str, dict[str, RunStatus]] = {
         "CANCELED": RunStatus.GONE,
         "DELETED": RunStatus.GONE,
     },
+    "hf_spaces": {
+        "NO_APP_FILE": RunStatus.QUEUED,
+        "BUILDING": RunStatus.QUEUED,
+        "APP_STARTING": RunStatus.QUEUED,
+        "RUNNING": RunStatus.RUNNING,
+        "RUNNING_BUILDING": RunStatus.RUNNING,
+        "RUNNING_APP_STARTING": RunStatus.RUNNING,
+        "CONFIG_ERROR": RunStatus.GONE,
+        "BUILD_ERROR": RunStatus.GONE,
+        "RUNTIME_ERROR": RunStatus.GONE,
+        "STOPPED": RunStatus.GONE,
+        "PAUSED": RunStatus.GONE,
+        "DELETING": RunStatus.GONE,
+    },
 }
 """The providers' words as providers.md §0.2 has them. What is not here is not guessed."""
 

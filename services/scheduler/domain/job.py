@@ -25,6 +25,7 @@ from services.scheduler.domain.job_commands import (
     ExplainWait,
     Fact,
     JobCommand,
+    Place,
     PreparationFact,
     RecordAttemptCancelled,
     RecordAttemptFailed,
@@ -39,6 +40,7 @@ from services.scheduler.domain.job_commands import (
 from services.scheduler.domain.job_state import (
     ATTEMPT_CANCELLED,
     ATTEMPT_FAILED,
+    ATTEMPT_PLACED,
     ATTEMPT_STARTED,
     DATASETS_PACKED,
     FUNDS_RESERVED,
@@ -68,12 +70,14 @@ from shared.contracts.job import (
     JobFailed,
     JobFundsReserved,
     JobLateFact,
+    JobPlaced,
     JobQueued,
     JobStarted,
     JobSubmitted,
     JobTrainingFinished,
     JobWaitExplained,
 )
+from shared.contracts.offers import AUTO
 from shared.problems import Rejected
 
 MAX_PRIORITY = 50
@@ -94,8 +98,8 @@ def decide(state: Job, command: JobCommand) -> Sequence[Event]:  # noqa: PLR0911
             return _cancel(state, command)
         case Delete():
             return _delete(state, command)
-        case Dispatch():
-            return _dispatch(state, command)
+        case Dispatch() | Place():
+            return _dispatch_or_place(state, command)
         case ExplainWait():
             return _explain_wait(state, command)
         case CompleteDelivery():
@@ -142,7 +146,7 @@ def _submit(state: Job, command: Submit) -> Sequence[Event]:
     if not isinstance(state, Absent):
         return []
     order = command.order
-    if order.provider not in command.providers:
+    if order.provider not in {AUTO, *command.providers}:
         offered = ", ".join(command.providers)
         raise Rejected("unknown_provider", f"There is no provider {order.provider!r}; this server has: {offered}.")
     if not 0 <= order.priority <= MAX_PRIORITY:
@@ -163,6 +167,7 @@ def _submit(state: Job, command: Submit) -> Sequence[Event]:
             account=order.user_id,
             submitted_at=command.at,
             max_attempts=order.max_attempts,
+            requirements=order.requirements,
         )
     ]
 
@@ -209,6 +214,26 @@ def _dispatch(state: Job, command: Dispatch) -> Sequence[Event]:
             reason=command.reason,
             dispatched_at=command.at,
             basis=command.basis,
+        )
+    ]
+
+
+def _dispatch_or_place(state: Job, command: Dispatch | Place) -> Sequence[Event]:
+    return _dispatch(state, command) if isinstance(command, Dispatch) else _place(state, command)
+
+
+def _place(state: Job, command: Place) -> Sequence[Event]:
+    if not isinstance(state, Dispatched) or state.attempt_id != command.attempt_id:
+        return []
+    if state.cancel_reason is not None or (ATTEMPT_PLACED, command.attempt_id) in state.seen:
+        return []
+    return [
+        JobPlaced(
+            attempt_id=command.attempt_id,
+            offer=command.offer,
+            reason=command.reason,
+            considered=command.considered,
+            placed_at=command.at,
         )
     ]
 
@@ -300,12 +325,23 @@ def _record_attempt(state: Holding, fact: AttemptFact) -> Sequence[Event]:
 
 
 def _attempt_failed(state: Holding, fact: RecordAttemptFailed) -> Sequence[Event]:
+    anywhere = state.order.anywhere
+    saved_step = state.checkpoint.step if state.checkpoint else 0
+    spared = retry_policy.is_spared(fact.kind, anywhere=anywhere, saved_more=saved_step > state.resumed_step)
     failed = JobAttemptFailed(
-        attempt_id=fact.attempt_id, kind=fact.kind, message=fact.message, advice=fact.advice, failed_at=fact.at
+        attempt_id=fact.attempt_id,
+        kind=fact.kind,
+        message=fact.message,
+        advice=fact.advice,
+        failed_at=fact.at,
+        spared=spared,
     )
     if state.cancel_reason is not None:
         return [failed, JobCancelled(cancelled_at=fact.at, reason=state.cancel_reason)]
-    match retry_policy.after_failure(fact.kind, state.attempts, state.order.max_attempts):
+    following = retry_policy.after_failure(
+        fact.kind, state.attempts, state.order.max_attempts, spared=state.spared + spared, anywhere=anywhere
+    )
+    match following:
         case retry_policy.Retry() as retry:
             not_before = fact.at + timedelta(seconds=retry.delay_s) if retry.delay_s else None
             return [failed, JobQueued(queued_at=fact.at, not_before=not_before, reason=retry.reason)]

@@ -8,7 +8,8 @@ from uuid import UUID
 
 import msgspec
 
-from shared.contracts.job import ArtifactRef, Checkpoint, DecisionBasis, PackedDataset, SubmitJob
+from shared.contracts.job import ArtifactRef, Checkpoint, ConsideredOffer, DecisionBasis, PackedDataset, SubmitJob
+from shared.contracts.offers import Offer
 
 
 class Submit(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +83,16 @@ class RecordPreparationRefused(msgspec.Struct, frozen=True, kw_only=True):
     at: datetime
 
 
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """The attempt's machine was chosen."""
+
+    attempt_id: UUID
+    offer: Offer
+    reason: str
+    considered: list[ConsideredOffer]
+    at: datetime
+
+
 class RecordAttemptStarted(msgspec.Struct, frozen=True, kw_only=True):
     """The attempt's trainer said hello."""
 
@@ -132,4 +143,4 @@ AttemptFact = (
 Fact = PreparationFact | AttemptFact
 """What happened elsewhere and must be kept here: never refused, at worst late."""
 
-JobCommand = Submit | Cancel | Delete | Dispatch | ExplainWait | CompleteDelivery | Fact
+JobCommand = Submit | Cancel | Delete | Dispatch | Place | ExplainWait | CompleteDelivery | Fact

@@ -11,9 +11,11 @@ from uuid import UUID
 
 import msgspec
 
+from services.scheduler.domain import placement
 from services.scheduler.domain.job_commands import (
     CompleteDelivery,
     JobCommand,
+    Place,
     RecordAttemptCancelled,
     RecordAttemptFailed,
     RecordAttemptStarted,
@@ -24,6 +26,7 @@ from services.scheduler.domain.job_commands import (
     RecordTrainingFinished,
 )
 from services.scheduler.domain.job_state import FUNDS_RESERVED
+from services.scheduler.domain.placement import Choice, Market, Need, NoChoice, Tried
 from shared.contracts.account import FundsRefused, FundsReserved, ReserveFunds, SettleJob
 from shared.contracts.artifact import ConfirmArtifacts, DatasetsPacked, DatasetsRefused, PackDatasets
 from shared.contracts.attempt import (
@@ -39,6 +42,7 @@ from shared.contracts.attempt import (
 from shared.contracts.job import (
     Command,
     Event,
+    JobAttemptFailed,
     JobCancelled,
     JobCancelRequested,
     JobCompleted,
@@ -47,10 +51,12 @@ from shared.contracts.job import (
     JobFailed,
     JobFundsReserved,
     JobLateFact,
+    JobPlaced,
     JobSubmitted,
     JobTrainingFinished,
     PackedDataset,
 )
+from shared.contracts.offers import HardwareRequest, Offer
 from shared.contracts.training.spec import planned_steps
 
 RETRY_LATER = frozenset({"version_conflict", "service_unavailable", "storage_full"})
@@ -62,13 +68,14 @@ OWNERS_BUG = "internal_error"
 STORAGE = "storage"
 BILLING = "billing"
 BRIDGE = "provider_bridge"
+LOCAL = "local"
 
 ENDS = (JobCompleted, JobFailed, JobCancelled)
 
 LEADS_ON: Mapping[str | None, frozenset[type[Event]]] = {
     STORAGE: frozenset({JobFundsReserved, JobTrainingFinished}),
     BILLING: frozenset({JobSubmitted, JobLateFact, *ENDS}),
-    BRIDGE: frozenset({JobDispatched, JobCancelRequested}),
+    BRIDGE: frozenset({JobDispatched, JobPlaced, JobCancelRequested}),
     None: frozenset(
         {
             DatasetsPacked,
@@ -96,9 +103,10 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Keep(msgspec.Struct, frozen=True, kw_only=True):
-    """A command to the job's own stream."""
+    """A command to the job's own stream, in the share of `owner`: None = of what happened elsewhere."""
 
     command: JobCommand
+    owner: str | None = None
 
 
 Outgoing = Ask | Keep
@@ -111,6 +119,11 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     datasets: tuple[PackedDataset, ...] = ()
     price_micro_usd_per_hour: int = 0
     attempt_id: UUID | None = None
+    dispatched: JobDispatched | None = None
+    placed: Offer | None = None
+    """Where the attempt was placed, if the scheduler chose."""
+    tried: tuple[Tried, ...] = ()
+    """Where attempts failed before."""
     over: bool = False
     """The job has ended since, or was asked to: nothing more is begun for it."""
 
@@ -124,10 +137,31 @@ def evolve(story: Story, event: Event) -> Story:
             return msgspec.structs.replace(story, datasets=tuple(event.datasets))
         case JobFundsReserved():
             return msgspec.structs.replace(story, price_micro_usd_per_hour=event.price_micro_usd_per_hour)
+        case _:
+            return _evolve_attempts(story, event)
+
+
+def _evolve_attempts(story: Story, event: Event) -> Story:
+    match event:
         case JobDispatched():
-            return msgspec.structs.replace(story, attempt_id=event.attempt_id)
+            return msgspec.structs.replace(story, attempt_id=event.attempt_id, dispatched=event, placed=None)
+        case JobPlaced():
+            return msgspec.structs.replace(story, placed=event.offer)
+        case JobAttemptFailed() if story.placed is not None:
+            return msgspec.structs.replace(story, tried=(*story.tried, _tried(story.placed, event)))
         case _:
             return story
+
+
+def _tried(offer: Offer, event: JobAttemptFailed) -> Tried:
+    return Tried(
+        provider=offer.provider, hardware=offer.hardware, region=offer.region, kind=event.kind, at=event.failed_at
+    )
+
+
+def is_placed_by_us(submitted: JobSubmitted) -> bool:
+    """Whether the scheduler chooses the job's machine: everywhere but on this one, unless it asks for hardware."""
+    return submitted.provider != LOCAL or submitted.requirements is not None
 
 
 def told(events: Iterable[Event], since: Iterable[Event] = ()) -> Story:
@@ -140,23 +174,26 @@ def told(events: Iterable[Event], since: Iterable[Event] = ()) -> Story:
 
 def share(following: Iterable[Outgoing], owner: str | None) -> list[Outgoing]:
     """What `owner` is asked; with None what is kept on the job's own stream."""
-    return [one for one in following if (one.owner if isinstance(one, Ask) else None) == owner]
+    return [one for one in following if one.owner == owner]
 
 
-def react(job_id: UUID, story: Story, event: Event, *, stream_id: UUID, at: datetime) -> Sequence[Outgoing]:  # noqa: PLR0911 - one arm for each case
+def react(  # noqa: PLR0911 - one arm for each case
+    job_id: UUID, story: Story, event: Event, *, stream_id: UUID, at: datetime, market: Market
+) -> Sequence[Outgoing]:
     """What follows from an event of the job's story: at most one request to each owner.
 
-    `stream_id` is whose event it is, `at` when it was recorded.
+    `stream_id` is whose event it is, `at` when it was recorded, `market` what can be had now; of a job that the
+    scheduler does not place it may be empty.
     """
     match event:
-        case JobSubmitted() | JobFundsReserved() | JobDispatched() if story.over:
+        case JobSubmitted() | JobFundsReserved() | JobDispatched() | JobPlaced() if story.over:
             return []  # it waited, or was parked: money set aside now would never be given back, and nobody wants a run
         case JobSubmitted():
-            return _reserve(job_id, event)
+            return _reserve(job_id, event, market)
         case JobFundsReserved():
             return _pack(job_id, story)
-        case JobDispatched():
-            return _start(job_id, story, event)
+        case JobDispatched() | JobPlaced():
+            return _begin(job_id, story, event, market, at)
         case JobCancelRequested():
             return _stop(job_id, story, event)
         case JobTrainingFinished():
@@ -239,9 +276,14 @@ def refused(ask: Ask, code: str, detail: str, at: datetime) -> Keep | None:
             return None
 
 
-def _reserve(job_id: UUID, event: JobSubmitted) -> Sequence[Outgoing]:
+def _reserve(job_id: UUID, event: JobSubmitted, market: Market) -> Sequence[Outgoing]:
+    price = placement.likely_price(_need(event), market) if is_placed_by_us(event) else None
     reserve = ReserveFunds(
-        job_id=job_id, owner=event.account, provider=event.provider, max_train_steps=planned_steps(event.config)
+        job_id=job_id,
+        owner=event.account,
+        provider=event.provider,
+        max_train_steps=planned_steps(event.config),
+        price_micro_usd_per_hour=price,
     )
     return [Ask(owner=BILLING, command=reserve, purpose="reserve")]
 
@@ -254,21 +296,64 @@ def _pack(job_id: UUID, story: Story) -> Sequence[Outgoing]:
     return [Ask(owner=STORAGE, command=pack, purpose="pack")]
 
 
-def _start(job_id: UUID, story: Story, event: JobDispatched) -> Sequence[Outgoing]:
-    if story.submitted is None:
+def _need(submitted: JobSubmitted, story: Story | None = None) -> Need:
+    steps = planned_steps(submitted.config)
+    resume = story.dispatched.resume if story is not None and story.dispatched is not None else None
+    return Need(
+        provider=submitted.provider,
+        request=submitted.requirements or HardwareRequest(),
+        steps_left=None if steps is None else max(1, steps - (resume.step if resume else 0)),
+        tried=story.tried if story is not None else (),
+    )
+
+
+def _begin(
+    job_id: UUID, story: Story, event: JobDispatched | JobPlaced, market: Market, at: datetime
+) -> Sequence[Outgoing]:
+    """Chooses the machine where there is a choice; the attempt is asked for when the choice is on record."""
+    if isinstance(event, JobPlaced):
+        return _start(job_id, story, event.offer)
+    if story.submitted is None or not is_placed_by_us(story.submitted):
+        return _start(job_id, story, None)
+    match placement.choose(_need(story.submitted, story), market, at):
+        case Choice() as chosen:
+            place = Place(
+                attempt_id=event.attempt_id,
+                offer=chosen.offer,
+                reason=chosen.reason,
+                considered=list(chosen.considered),
+                at=at,
+            )
+            return [Keep(owner=BRIDGE, command=place)]
+        case NoChoice() as nothing:
+            advice = "It is tried again by itself; ask for less, allow more, or set up another provider."
+            return [Keep(owner=BRIDGE, command=_failed(event.attempt_id, "no_offer", nothing.message, advice, at))]
+
+
+def _start(job_id: UUID, story: Story, offer: Offer | None) -> Sequence[Outgoing]:
+    event = story.dispatched
+    if story.submitted is None or event is None:
         return []
+    requirements = story.submitted.requirements
     request = RequestAttempt(
         attempt_id=event.attempt_id,
         job_id=job_id,
         attempt_number=event.attempt_number,
-        provider=event.provider,
+        provider=event.provider if offer is None else offer.provider,
         config=story.submitted.config,
         dataloader=story.submitted.dataloader,
         datasets=list(story.datasets),
         resume=event.resume,
         price_micro_usd_per_hour=story.price_micro_usd_per_hour,
+        offer=offer,
+        user_id=story.submitted.user_id,
+        max_run_s=_shortest(requirements.max_run_s if requirements else None, offer.max_run_s if offer else None),
     )
     return [Ask(owner=BRIDGE, command=request, purpose="request")]
+
+
+def _shortest(*limits_s: int | None) -> int | None:
+    return min((limit for limit in limits_s if limit is not None), default=None)
 
 
 def _stop(job_id: UUID, story: Story, event: JobCancelRequested) -> Sequence[Outgoing]:

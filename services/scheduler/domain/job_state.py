@@ -27,12 +27,14 @@ from shared.contracts.job import (
     JobFailed,
     JobFundsReserved,
     JobLateFact,
+    JobPlaced,
     JobQueued,
     JobStarted,
     JobSubmitted,
     JobTrainingFinished,
     JobWaitExplained,
 )
+from shared.contracts.offers import AUTO
 
 FactKey = tuple[str, UUID | None]
 """A fact's words and its attempt: the same fact told twice has the same key."""
@@ -44,6 +46,7 @@ Outcome = Literal["completed", "failed", "cancelled"]
 
 DATASETS_PACKED = "datasets packed"
 FUNDS_RESERVED = "funds reserved"
+ATTEMPT_PLACED = "attempt placed"
 ATTEMPT_STARTED = "attempt started"
 ATTEMPT_FAILED = "attempt failed"
 ATTEMPT_CANCELLED = "attempt cancelled"
@@ -66,6 +69,11 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     max_attempts: int
     has_datasets: bool
 
+    @property
+    def anywhere(self) -> bool:
+        """Whether the scheduler chooses the provider."""
+        return self.provider == AUTO
+
 
 class Preparing(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Accepted; waits for its data (if it has any) and for its funds, which come in any order."""
@@ -77,10 +85,14 @@ class Preparing(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Queued(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Waits for a slot. `attempts` counts the attempts that were made; `wait_reason` is the last one explained."""
+    """Waits for a slot. `attempts` counts the attempts that were made, `spared` those of them that do not count.
+
+    `wait_reason` is the last one explained.
+    """
 
     order: Order
     attempts: int
+    spared: int
     checkpoint: Checkpoint | None
     not_before: datetime | None
     wait_reason: str | None
@@ -92,7 +104,10 @@ class Dispatched(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     order: Order
     attempts: int
+    spared: int
     attempt_id: UUID
+    resumed_step: int
+    """Where the attempt began."""
     checkpoint: Checkpoint | None
     cancel_reason: str | None
     seen: Seen
@@ -103,7 +118,10 @@ class Running(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     order: Order
     attempts: int
+    spared: int
     attempt_id: UUID
+    resumed_step: int
+    """Where the attempt began."""
     checkpoint: Checkpoint | None
     cancel_reason: str | None
     seen: Seen
@@ -181,6 +199,7 @@ def _first_queued(state: Preparing, event: JobQueued) -> Queued:
     return Queued(
         order=state.order,
         attempts=0,
+        spared=0,
         checkpoint=None,
         not_before=event.not_before,
         wait_reason=None,
@@ -201,11 +220,18 @@ def _dispatched(state: Queued, event: JobDispatched) -> Dispatched:
     return Dispatched(
         order=state.order,
         attempts=event.attempt_number,
+        spared=state.spared,
         attempt_id=event.attempt_id,
+        resumed_step=state.checkpoint.step if state.checkpoint else 0,
         checkpoint=state.checkpoint,
         cancel_reason=None,
         seen=state.seen,
     )
+
+
+@_on(JobPlaced, Dispatched)
+def _placed(state: Dispatched, event: JobPlaced) -> Dispatched:
+    return replace(state, seen=(*state.seen, (ATTEMPT_PLACED, event.attempt_id)))
 
 
 # ---- in a slot -------------------------------------------------------------------------------------------------------
@@ -216,7 +242,9 @@ def _started(state: Holding, event: JobStarted) -> Running:
     return Running(
         order=state.order,
         attempts=state.attempts,
+        spared=state.spared,
         attempt_id=state.attempt_id,
+        resumed_step=state.resumed_step,
         checkpoint=state.checkpoint,
         cancel_reason=state.cancel_reason,
         seen=(*state.seen, (ATTEMPT_STARTED, event.attempt_id)),
@@ -236,7 +264,8 @@ def _cancel_requested(state: Holding, event: JobCancelRequested) -> Holding:
 
 @_on(JobAttemptFailed, Dispatched, Running)
 def _attempt_failed(state: Holding, event: JobAttemptFailed) -> Holding:
-    return replace(state, seen=(*state.seen, (ATTEMPT_FAILED, event.attempt_id)))
+    spared = state.spared + event.spared
+    return replace(state, spared=spared, seen=(*state.seen, (ATTEMPT_FAILED, event.attempt_id)))
 
 
 @_on(JobQueued, Dispatched, Running)
@@ -244,6 +273,7 @@ def _queued_again(state: Holding, event: JobQueued) -> Queued:
     return Queued(
         order=state.order,
         attempts=state.attempts,
+        spared=state.spared,
         checkpoint=state.checkpoint,
         not_before=event.not_before,
         wait_reason=None,

@@ -36,6 +36,7 @@ from shared.contracts.job import (
     JobQueued,
     JobWaitExplained,
 )
+from shared.contracts.offers import AUTO
 from shared.contracts.whatif import Decisions, Difference
 
 RoundEvent = JobDispatched | JobWaitExplained
@@ -177,7 +178,14 @@ class Replay:
         if isinstance(known.event, JobCancelled):
             return  # it was asked to end: nothing to decide
         self._count("retries")
-        decided = retry_policy.after_failure(failure.kind, story.attempts_made, story.max_attempts, self._rules.retry)
+        decided = retry_policy.after_failure(
+            failure.kind,
+            story.attempts_made,
+            story.max_attempts,
+            self._rules.retry,
+            spared=story.spared,
+            anywhere=story.provider == AUTO,
+        )
         if _is_same_retry(known.event, decided, failure.failed_at):
             self._counts["reproduced"] += 1
         else:

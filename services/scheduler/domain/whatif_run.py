@@ -21,6 +21,7 @@ from services.scheduler.domain.queue_policy import Limits, RunningJob, WaitingJo
 from services.scheduler.domain.whatif_line import Line
 from services.scheduler.domain.whatif_policy import Rules
 from services.scheduler.domain.whatif_story import Ending, Mark, Stories, Story, Visit, cut, end, release
+from shared.contracts.offers import AUTO
 
 NOT_IN_LOG = 2**62
 """The position of what only would have happened: behind everything recorded at the same moment."""
@@ -35,6 +36,7 @@ class Fate(msgspec.Struct, frozen=True):
     hold: timedelta | None
     ending: Ending
     failure_kind: str = ""
+    spared: bool = False
     idle: timedelta = timedelta(0)
     """The part of `hold` that is not billed: start and end."""
 
@@ -182,7 +184,7 @@ class Course:
         """The attempt runs: it will end in its own time, if nobody ends it before."""
         if visit.dispatched is None:
             return
-        visit.ending, visit.failure_kind = fate.ending, fate.failure_kind
+        visit.ending, visit.failure_kind, visit.spared = fate.ending, fate.failure_kind, fate.spared
         visit.idle = fate.idle
         if fate.hold is not None:
             self._at(max(visit.dispatched.at + fate.hold, now), "release", story.job_id, visit=len(story.visits))
@@ -202,7 +204,7 @@ class Course:
 
     def _free(self, story: Story, mark: Mark, ending: Ending) -> None:
         visit = story.visits[-1]
-        release(story, ending, mark, visit.failure_kind)
+        release(story, ending, mark, visit.failure_kind, spared=visit.spared)
         del self._running[story.job_id]
         self._held[story.user_id] -= 1
         if visit.dispatched is not None:
@@ -211,7 +213,12 @@ class Course:
 
     def _after_failure(self, story: Story, visit: Visit, mark: Mark) -> None:
         decided = retry_policy.after_failure(
-            visit.failure_kind, story.attempts_made, story.max_attempts, self._rules.retry
+            visit.failure_kind,
+            story.attempts_made,
+            story.max_attempts,
+            self._rules.retry,
+            spared=story.spared,
+            anywhere=story.provider == AUTO,
         )
         if isinstance(decided, retry_policy.GiveUp):
             end(story, "failed", mark)
@@ -278,7 +285,7 @@ def as_recorded(visit: Visit) -> Fate | None:
         return None
     hold = visit.released.at - visit.dispatched.at
     idle = max(hold - timedelta(seconds=visit.billed_seconds or 0), timedelta(0))
-    return Fate(hold, visit.ending or "finished", visit.failure_kind, idle)
+    return Fate(hold, visit.ending or "finished", visit.failure_kind, visit.spared, idle)
 
 
 def _hold_of(visit: Visit) -> timedelta | None:

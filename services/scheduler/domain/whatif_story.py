@@ -50,6 +50,7 @@ class Visit(msgspec.Struct, kw_only=True):
     released: Mark | None = None
     ending: Ending | None = None
     failure_kind: str = ""
+    spared: bool = False
     billed_seconds: int | None = None
     idle: timedelta = timedelta(0)
     """The part of a simulated hold that is not billed."""
@@ -74,6 +75,11 @@ class Story(msgspec.Struct, kw_only=True):
     def attempts_made(self) -> int:
         """How many attempts were given a slot."""
         return sum(visit.dispatched is not None for visit in self.visits)
+
+    @property
+    def spared(self) -> int:
+        """How many of them do not count."""
+        return sum(visit.spared for visit in self.visits)
 
     @property
     def last(self) -> Visit | None:
@@ -140,7 +146,7 @@ def _take_end(story: Story, event: Event, mark: Mark) -> None:
     """What frees a slot or ends the job."""
     match event:
         case JobAttemptFailed():
-            release(story, "failed", mark, event.kind)
+            release(story, "failed", mark, event.kind, spared=event.spared)
         case JobTrainingFinished():
             release(story, "finished", mark)
         case JobCompleted():
@@ -156,11 +162,11 @@ def _take_end(story: Story, event: Event, mark: Mark) -> None:
             return
 
 
-def release(story: Story, ending: Ending, mark: Mark, failure_kind: str = "") -> None:
+def release(story: Story, ending: Ending, mark: Mark, failure_kind: str = "", *, spared: bool = False) -> None:
     """The slot is free again; nothing if the job holds none."""
     last = story.last
     if last is not None and last.dispatched is not None and last.released is None:
-        last.released, last.ending, last.failure_kind = mark, ending, failure_kind
+        last.released, last.ending, last.failure_kind, last.spared = mark, ending, failure_kind, spared
 
 
 def end(story: Story, outcome: Outcome, mark: Mark) -> None:

@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from tests.contract.providers.case import Case
+from tests.contract.providers.hf_spaces import hf_spaces_case
 from tests.contract.providers.hugging_face import hugging_face_case
 from tests.contract.providers.kaggle import kaggle_case
 from tests.contract.providers.local import local_case
@@ -22,6 +23,7 @@ CASES: dict[str, Callable[[Path], AbstractAsyncContextManager[Case]]] = {
     "kaggle": kaggle_case,
     "runpod_serverless": runpod_serverless_case,
     "huggingface": hugging_face_case,
+    "hf_spaces": hf_spaces_case,
 }
 
 ON_DATABASE: dict[str, Callable[[Path, LogDatabase], AbstractAsyncContextManager[Case]]] = {"worker": worker_case}

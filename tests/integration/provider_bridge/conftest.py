@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.provider_bridge.outbound.local_files import read_json
+from shared.runs.folder import read_json
 from tests.integration.provider_bridge import stand_in_trainer as stand_in
 
 

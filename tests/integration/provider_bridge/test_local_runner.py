@@ -12,12 +12,13 @@ from uuid import UUID
 
 import pytest
 
-from services.provider_bridge.outbound.local import TRAINER_DRAIN_S, LocalOptions, LocalProvider
-from services.provider_bridge.outbound.local_files import AttemptFolder, claim, read_json, write_atomically
-from services.provider_bridge.outbound.local_runner import ALREADY_CLAIMED, CLAIMED, STALE_EPOCH
+from services.provider_bridge.outbound.local import LocalOptions, LocalProvider
 from services.provider_bridge.outbound.ports import RunView, StartOrder, StartRefused, Tag
 from shared.contracts.trainer_environment import trainer_environment
 from shared.ids import new_id
+from shared.runs.folder import AttemptFolder, claim, read_json, write_atomically
+from shared.runs.machine import TRAINER_DRAIN_S
+from shared.runs.runner import ALREADY_CLAIMED, CLAIMED, STALE_EPOCH
 from tests.integration.provider_bridge import stand_in_trainer as stand_in
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -63,7 +64,7 @@ async def until_started(folder: Path, attempt: UUID) -> dict[str, Any]:
 
 
 async def launch(folder: AttemptFolder, epoch: int) -> int:
-    module = "services.provider_bridge.outbound.local_runner"
+    module = "shared.runs.runner"
     launcher = await asyncio.create_subprocess_exec(
         sys.executable, "-S", "-m", module, str(folder.root), str(epoch), cwd=ROOT
     )

@@ -14,6 +14,7 @@ from shared.contracts.account import (
     FundsRefused,
     FundsReleased,
     FundsReserved,
+    LateUsageCharged,
     Posting,
     UsageMetered,
 )
@@ -208,9 +209,13 @@ def test_settling_a_job_that_holds_nothing_moves_nothing(past: list[Event]) -> N
     assert when(past, SETTLE) == []
 
 
-def test_usage_after_the_charge_is_recorded_and_not_charged() -> None:
+def test_usage_after_the_charge_is_charged_by_itself_once() -> None:
     past = reserved(10_000)
     past += when(past, SETTLE)
-    (late,) = when(past, a_meter(3))
+    late, charged = when(past, a_meter(3))
     assert isinstance(late, UsageMetered)
-    assert when([*past, late], SETTLE) == []
+    assert isinstance(charged, LateUsageCharged)
+    assert charged.amount_micro_usd == late.amount_micro_usd
+    assert charged.postings == posted("available", "spent", late.amount_micro_usd)
+    assert when([*past, late, charged], SETTLE) == []
+    assert when([*past, late, charged], a_meter(3)) == []

@@ -80,9 +80,9 @@ def test_several_categories_are_not_proven_by_the_chain_of_one() -> None:
 @pytest.mark.parametrize(
     ("stated", "proven"),
     [
-        ("account=9,attempt=5,job=3", True),  # the account's event is not of this durable
-        ("attempt=5,job=6", False),
-        ("attempt=5", False),
+        ("account=9,attempt=5,job=3,provider=2", True),  # the account's event is not of this durable
+        ("attempt=5,job=6,provider=2", False),
+        ("attempt=5,job=3", False),
         ("attempt=5,job=", False),
         ("attempt=5,job=-1", False),
         ("attempt=5;job=3", False),
@@ -96,7 +96,7 @@ def test_several_categories_are_proven_when_each_is_stated(stated: str, *, prove
 def test_headers_prove_exactly_the_deliveries_without_a_gap() -> None:
     """Every choice of deliveries from a log of three categories, of which the durable reads two."""
     log = ["job", "account", "attempt", "job", "account", "attempt", "attempt", "job"]
-    last = dict.fromkeys(log, 0)
+    last = dict.fromkeys([*log, "provider"], 0)
     all_: list[gap.Delivery] = []
     for position, category in enumerate(log, 1):
         stated = ",".join(f"{one}={previous}" for one, previous in last.items())

@@ -1,5 +1,6 @@
 """RunPod serverless: limits that are always sent, what can be found again, and what RunPod's answers mean."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
@@ -219,6 +220,14 @@ async def test_the_label_of_a_job_is_asked_for_once(vendor: RunPodQueue, runpod:
     vendor.calls.clear()
     assert len(await runpod.list_ours()) == 3
     assert [call.path for call in vendor.calls] == [f"/v2/{ENDPOINT}/requests"]
+
+
+async def test_many_who_look_at_once_share_one_list(vendor: RunPodQueue, runpod: Provider) -> None:
+    orders = [an_order() for _ in range(20)]
+    refs = await asyncio.gather(*(runpod.submit(order) for order in orders))
+    found = await asyncio.gather(*(runpod.find(order.tag) for order in orders))
+    assert [view.ref for view in found if view is not None] == refs
+    assert len([call for call in vendor.calls if call.path.endswith("/requests")]) <= 4
 
 
 async def test_a_run_of_another_endpoint_is_still_followed_and_cancelled(

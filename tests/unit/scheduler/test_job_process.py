@@ -3,10 +3,12 @@
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 import pytest
 
 from services.scheduler.domain.job_commands import (
     CompleteDelivery,
+    Place,
     RecordAttemptCancelled,
     RecordAttemptFailed,
     RecordAttemptStarted,
@@ -28,6 +30,7 @@ from services.scheduler.domain.job_process import (
     told,
 )
 from services.scheduler.domain.job_state import FUNDS_RESERVED
+from services.scheduler.domain.placement import KnownProvider, Market
 from services.scheduler.inbound.subscriptions import SHARES
 from shared.contracts.account import FundsRefused, FundsReserved, ReserveFunds, SettleJob
 from shared.contracts.artifact import ConfirmArtifacts, DatasetsPacked, DatasetsRefused, PackDatasets
@@ -45,14 +48,17 @@ from shared.contracts.attempt import (
 from shared.contracts.job import (
     Command,
     Event,
+    JobAttemptFailed,
     JobCancelled,
     JobCancelRequested,
     JobCompleted,
     JobDatasetsPacked,
     JobFailed,
     JobLateFact,
+    JobPlaced,
     PackedDataset,
 )
+from shared.contracts.offers import HardwareRequest, Offer
 from shared.contracts.subjects import DURABLES
 from shared.contracts.training.spec import planned_steps
 from tests.unit.scheduler.job_samples import (
@@ -74,8 +80,20 @@ from tests.unit.scheduler.job_samples import (
 TAR = PackedDataset(dataset_id="digits", sha256="ab", size_bytes=1, file_count=1)
 
 
+OFFER = Offer(
+    provider="runpod",
+    hardware="h100",
+    gpu="H100",
+    gpu_count=1,
+    vram_gb=80,
+    price_micro_usd_per_hour=2_000_000,
+    region="eu",
+)
+MARKET = Market(providers=(KnownProvider(name="runpod", offers=(OFFER,)),))
+
+
 def following(event: Event, *past: Event) -> list[Outgoing]:
-    return list(react(JOB_ID, told([*past, event]), event, stream_id=ATTEMPT, at=T0))
+    return list(react(JOB_ID, told([*past, event]), event, stream_id=ATTEMPT, at=T0, market=MARKET))
 
 
 def asked(event: Event, *past: Event) -> tuple[str, Command, str]:
@@ -107,13 +125,16 @@ def test_nothing_is_begun_for_a_job_that_has_ended_since(event: Event, past: lis
     """A parked request may be replayed long after; what it reserved or started would never be given back."""
     end = JobCancelled(cancelled_at=T0, reason="")
     assert following(event, *past) != []
-    assert react(JOB_ID, told([*past, event], [end]), event, stream_id=ATTEMPT, at=T0) == []
+    assert react(JOB_ID, told([*past, event], [end]), event, stream_id=ATTEMPT, at=T0, market=MARKET) == []
 
 
 def test_no_run_is_asked_for_when_the_job_was_to_end_since() -> None:
     """A dispatch that is handled late shows the cancel already: the cancel alone is sent."""
     event = dispatched()
-    assert react(JOB_ID, told([*queued(), event], [CANCEL_REQUESTED]), event, stream_id=ATTEMPT, at=T0) == []
+    assert (
+        react(JOB_ID, told([*queued(), event], [CANCEL_REQUESTED]), event, stream_id=ATTEMPT, at=T0, market=MARKET)
+        == []
+    )
     owner, command, _ = asked(CANCEL_REQUESTED, *queued(), event)
     assert (owner, command) == (
         "provider_bridge",
@@ -162,7 +183,45 @@ def test_a_dispatched_job_asks_for_a_run_of_everything_it_was_prepared_with() ->
         datasets=[TAR],
         resume=checkpoint(50),
         price_micro_usd_per_hour=3600,
+        user_id="alice",
     )
+
+
+def test_a_job_that_may_run_anywhere_is_placed_on_record_before_its_run_is_asked_for() -> None:
+    request = HardwareRequest(min_vram_gb=48, max_run_s=3600)
+    anywhere = msgspec.structs.replace(submitted(), provider="auto", requirements=request)
+    past = [anywhere, *queued()[1:]]
+    (reserve,) = following(anywhere)
+    assert isinstance(reserve, Ask)
+    assert isinstance(reserve.command, ReserveFunds)
+    assert reserve.command.price_micro_usd_per_hour == OFFER.price_micro_usd_per_hour
+    (keep,) = following(dispatched(), *past)
+    assert isinstance(keep, Keep)
+    assert (keep.owner, type(keep.command)) == ("provider_bridge", Place)
+    placed = JobPlaced(attempt_id=ATTEMPT, offer=OFFER, reason="cheapest", considered=[], placed_at=T0)
+    _, command, _ = asked(placed, *past, dispatched())
+    assert isinstance(command, RequestAttempt)
+    told_ = (command.provider, command.offer, command.user_id, command.max_run_s)
+    assert told_ == ("runpod", OFFER, anywhere.user_id, 3600)
+
+
+def test_a_job_that_nothing_fits_waits_and_says_what_it_lacks() -> None:
+    too_much = msgspec.structs.replace(submitted(), provider="auto", requirements=HardwareRequest(min_vram_gb=640))
+    (keep,) = following(dispatched(), too_much, *queued()[1:])
+    assert isinstance(keep, Keep)
+    assert isinstance(keep.command, RecordAttemptFailed)
+    assert keep.command.kind == "no_offer"
+    assert "less than 640" in keep.command.message
+
+
+def test_after_no_capacity_the_place_that_had_none_is_not_asked_again() -> None:
+    anywhere = msgspec.structs.replace(submitted(), provider="auto")
+    placed = JobPlaced(attempt_id=ATTEMPT, offer=OFFER, reason="cheapest", considered=[], placed_at=T0)
+    full = JobAttemptFailed(attempt_id=ATTEMPT, kind="no_capacity", message="full", advice=None, failed_at=T0)
+    (keep,) = following(dispatched(), anywhere, *queued()[1:], dispatched(), placed, full)
+    assert isinstance(keep, Keep)
+    assert isinstance(keep.command, RecordAttemptFailed)
+    assert "no capacity a moment ago" in keep.command.message
 
 
 def test_a_cancel_request_cancels_the_attempt_that_holds_the_slot() -> None:

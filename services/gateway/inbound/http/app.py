@@ -22,6 +22,7 @@ from services.gateway.inbound.http import (
     story,
     training,
     webhooks,
+    workers,
 )
 from services.gateway.inbound.http.docs import openapi_config, openapi_document
 from services.gateway.inbound.http.edge import Edge, HostRule
@@ -52,6 +53,8 @@ def make_litestar(parts: GatewayParts, version: str) -> Litestar:
             past.ROUTER,
             models.ROUTER,
             admin.ROUTER,
+            workers.ROUTER,
+            workers.ADMIN_ROUTER,
             *metrics.ROUTERS,
             *providers.ROUTERS,
             credentials.ROUTER,

@@ -10,12 +10,14 @@ from services.gateway.administration import Services
 from services.gateway.handlers import JobCommands, Principal
 from services.gateway.inbound.feed import Feed
 from services.gateway.inbound.log_stream import LogStreams
+from services.gateway.inbound.worker_stream import WorkerStreams
 from services.gateway.intake import ReportIntake
 from services.gateway.outbound.object_store import ObjectStore
 from services.gateway.outbound.webhook_probe import IpNetwork, WebhookProbe
 from services.gateway.past import Past
 from services.gateway.providers import ProviderDesk
 from services.gateway.reads import JobReads
+from services.gateway.workers import WorkerCommands
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,8 @@ class GatewayParts:
     services: Services
     feed: Feed
     log_streams: LogStreams
+    workers: WorkerCommands
+    worker_streams: WorkerStreams
     max_object_bytes: int
     providers: ProviderDesk
     probe: WebhookProbe

@@ -3,6 +3,7 @@
 from services.provider_bridge.outbound.kinds import ProviderKind
 from services.provider_bridge.outbound.vendors import (
     hugging_face,
+    hugging_face_spaces,
     kaggle,
     lambda_cloud,
     replicate,
@@ -17,6 +18,7 @@ KINDS: tuple[ProviderKind, ...] = (
     lambda_cloud.KIND,
     kaggle.KIND,
     hugging_face.KIND,
+    hugging_face_spaces.KIND,
 )
 """Add yours here; docs/providers.md and the provider endpoints are made from it."""
 

@@ -9,10 +9,13 @@ from collections.abc import AsyncIterator
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+import msgspec
+
 from services.provider_bridge.outbound.egress import Answer, Egress, VendorRefused
 from services.provider_bridge.outbound.kinds import CredentialField, Materials
-from services.provider_bridge.outbound.ports import Account, Balance
-from services.provider_bridge.outbound.vendors.shapes import Object, a_number, an_object
+from services.provider_bridge.outbound.ports import Account, Balance, LogPage
+from services.provider_bridge.outbound.vendors.server_events import data_behind
+from services.provider_bridge.outbound.vendors.shapes import Object, a_number, a_text, an_object
 from shared.contracts.offers import Offer
 from shared.problems import Unavailable
 from shared.settings import Secret
@@ -21,6 +24,7 @@ NOT_FOUND = 404
 API_URL = "https://huggingface.co"
 CREDENTIALS = (CredentialField(name="token", variable="HF_TOKEN"),)
 _NEXT = re.compile(r'<([^>]+)>\s*;\s*rel="next"')
+_FIRST_LINE = "===== Job started"
 _PER_HOUR = {"second": 3600, "minute": 60, "hour": 1}
 
 
@@ -74,10 +78,32 @@ class Hub:
             parts = urlsplit(following[1])
             answer = await self.egress.get(f"{parts.path}?{parts.query}")
 
+    async def log_page(self, path: str, after: str | None) -> LogPage:
+        """New lines of a log that begins anew with each call; the cursor counts its events."""
+        seen = int(after or 0)
+        try:
+            async with self.egress.stream(path, headers={"Accept": "text/event-stream"}) as response:
+                if not response.headers.get("content-type", "").startswith("text/event-stream"):
+                    raise Unavailable("the Hub answers with something else where a log was due")
+                events = await data_behind(response, seen)
+        except VendorRefused:  # none is kept
+            events = []
+        lines = [_line(data) for data in events]
+        return LogPage(
+            lines=[line for line in lines if not line.startswith(_FIRST_LINE)], cursor=str(seen + len(events))
+        )
+
     async def offers(self, path: str, provider: str) -> list[Offer]:
         """The machines in a list of hardware, with today's prices."""
         offers = [_offer(item, provider) async for item, _ in self.listed(path, {})]
         return [offer for offer in offers if offer is not None]
+
+
+def _line(data: str) -> str:
+    try:
+        return a_text(an_object(msgspec.json.decode(data)).get("data"))
+    except msgspec.DecodeError:
+        return data
 
 
 def _offer(item: Object, provider: str) -> Offer | None:

@@ -27,7 +27,6 @@ from services.provider_bridge.outbound.ports import (
 )
 from services.provider_bridge.outbound.vendors.hub import API_URL, CREDENTIALS, NOT_FOUND, Hub
 from services.provider_bridge.outbound.vendors.reach import check_reach
-from services.provider_bridge.outbound.vendors.server_events import data_behind
 from services.provider_bridge.outbound.vendors.shapes import Object, a_moment, a_number, a_text, an_object
 from shared.contracts.offers import Offer
 from shared.problems import Unavailable
@@ -37,7 +36,6 @@ _MARGIN_S = 900
 """The Hub's limit stands so long behind the trainer's own: for the boot, and for saving and delivering."""
 _ALIVE_STAGES = ("SCHEDULING", "RUNNING")
 """In this order: a job that goes on from the one to the other between two lists is in the second."""
-_FIRST_LINE = "===== Job started"
 _LAST_LINES = 20
 _RUN = "tunewright-run"
 _ATTEMPT = "tunewright-attempt"
@@ -123,19 +121,7 @@ class HuggingFaceProvider:
 
     async def logs(self, ref: str, after: str | None) -> LogPage:
         """The log begins anew with each call; the cursor counts its events."""
-        seen = int(after or 0)
-        path = f"/api/jobs/{await self._hub.namespace()}/{ref}/logs"
-        try:
-            async with self._hub.egress.stream(path, headers={"Accept": "text/event-stream"}) as response:
-                if not response.headers.get("content-type", "").startswith("text/event-stream"):
-                    raise Unavailable("the Hub answers with something else where a log was due")
-                events = await data_behind(response, seen)
-        except VendorRefused:  # none is kept
-            events = []
-        lines = [_line(data) for data in events]
-        return LogPage(
-            lines=[line for line in lines if not line.startswith(_FIRST_LINE)], cursor=str(seen + len(events))
-        )
+        return await self._hub.log_page(f"/api/jobs/{await self._hub.namespace()}/{ref}/logs", after)
 
     async def cancel(self, tag: Tag, ref: str, grace_s: float) -> None:  # noqa: ARG002 - the Hub's own grace it is
         """Asks the Hub, which ends the container."""
@@ -275,13 +261,6 @@ class HuggingFaceProvider:
 
 def _stage(job: Object) -> str:
     return str(an_object(job.get("status")).get("stage") or "")
-
-
-def _line(data: str) -> str:
-    try:
-        return a_text(an_object(msgspec.json.decode(data)).get("data"))
-    except msgspec.DecodeError:
-        return data
 
 
 def _refusal(refused: VendorRefused, namespace: str) -> StartRefused:

@@ -57,8 +57,6 @@ API_URL = "https://cloud.lambda.ai"
 LABEL_TAG = "tunewright-run"
 STARTED_TAG = "tunewright-started"
 """Seconds since 1970 by our clock, when the launch was asked for: Lambda does not show it."""
-LONGEST_WAIT_S = 30.0
-"""For a launch's turn; whoever waits longer is better off at the end of the scheduler's queue."""
 CAPABILITIES = Capabilities(
     can_cancel=True,
     live_logs=False,
@@ -88,6 +86,8 @@ class LambdaSettings(Source, frozen=True, kw_only=True):
     """Of the machine's disk; empty = Lambda's default, which has drivers and Docker."""
     calls_per_s: float = 1.0
     launches_per_minute: float = 5.0
+    longest_launch_wait_s: float = 30.0
+    """For a launch's turn; whoever would wait longer goes back to the scheduler's queue."""
 
 
 class LambdaCloud:
@@ -226,7 +226,7 @@ class LambdaCloud:
 
     async def _launch_turn(self) -> None:
         try:
-            async with asyncio.timeout(LONGEST_WAIT_S):
+            async with asyncio.timeout(self._settings.longest_launch_wait_s):
                 await self._launch_turns.acquire()
         except TimeoutError:
             raise NoCapacity(

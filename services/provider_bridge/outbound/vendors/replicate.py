@@ -42,7 +42,9 @@ from shared.problems import Unavailable
 from shared.settings import Secret
 
 NAME = "replicate"
-_OLDEST_RUN = timedelta(days=8)
+_OLDEST_TRAINING = timedelta(days=8)
+_OLDEST_PREDICTION = timedelta(hours=3)
+"""An account may make many a second: no more are looked through than can be alive."""
 _OVER = frozenset({RunStatus.ENDED, RunStatus.GONE})
 _EVENTS = ["start", "completed"]
 _UUID7 = 7
@@ -98,6 +100,7 @@ class ReplicateProvider:
         self._api = ReplicateApi(self._egress, predictions=settings.run_as == "prediction")
         self.client = ReplicateClient(self._egress)
         """Versions and files, for those who show them or hand them over."""
+        self._oldest = _OLDEST_PREDICTION if settings.run_as == "prediction" else _OLDEST_TRAINING
         self._fences = Fences()
         self._secrets = WebhookSecrets()
 
@@ -179,7 +182,7 @@ class ReplicateProvider:
         """Living runs with a label of this installation."""
         await self._renew_secrets()
         ours: list[OurRun] = []
-        async for shown, answer in self._api.runs(since=self._clock() - _OLDEST_RUN):
+        async for shown, answer in self._api.runs(since=self._clock() - self._oldest):
             tag = Tag.parse(label_of(shown), self._installation)
             if tag is not None and not _is_over(a_text(shown["status"])):
                 view = self._view(shown, answer)
@@ -272,7 +275,7 @@ class ReplicateProvider:
     async def _newest(self, tag: Tag) -> RunView | None:
         await self._renew_secrets()
         found: list[tuple[int, bool, RunView]] = []
-        async for shown, answer in self._api.runs(since=_born(tag.attempt_id) or self._clock() - _OLDEST_RUN):
+        async for shown, answer in self._api.runs(since=_born(tag.attempt_id) or self._clock() - self._oldest):
             known = Tag.parse(label_of(shown), self._installation)
             if known is not None and known.attempt_id == tag.attempt_id:
                 view = self._view(shown, answer)

@@ -12,6 +12,7 @@ from services.provider_bridge.domain.exits import exit_code_in
 from services.provider_bridge.domain.provider_status import RunStatus, read_word
 from services.provider_bridge.outbound.egress import Egress, Forbidden, RateLimit, VendorRefused
 from services.provider_bridge.outbound.ports import RunView, StartRefused
+from services.provider_bridge.outbound.vendors.gathering import Gathered
 from services.provider_bridge.outbound.vendors.shapes import Object, a_list, a_number, a_text, an_object
 from shared.clock import Clock
 from shared.problems import Unavailable
@@ -39,6 +40,7 @@ class RunPodJobs:
     def __init__(self, jobs: Egress, lists: Egress, endpoint_id: str, clock: Clock) -> None:
         self._jobs = jobs
         self._lists = lists
+        self._listed = Gathered(self._list, 0.0)
         self._endpoint_id = endpoint_id
         self._clock = clock
         self._labels: dict[str, str] = {}
@@ -100,7 +102,7 @@ class RunPodJobs:
             if label:
                 yield label, ref, word
 
-    async def _listed(self) -> list[Object]:
+    async def _list(self) -> list[Object]:
         try:
             answer = await self._lists.get(f"/{self._endpoint_id}/requests")
         except (VendorRefused, Forbidden):

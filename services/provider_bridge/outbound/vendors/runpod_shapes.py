@@ -9,8 +9,9 @@ from services.provider_bridge.outbound.egress import VendorRefused
 from services.provider_bridge.outbound.ports import NoCapacity, StartRefused
 
 _NO_CAPACITY = re.compile(
-    r"no (longer any |available )?(instance|machine|gpu|host|resource)|capacity|not enough|insufficient (gpu|resource)"
-    r"|could not be placed|(out of|no) stock|unavailable|not available|no .{0,40} available",
+    r"no longer any instances|no (machine|gpu|instance|host)s?\b|capacity|(out of|no) stock|could not be placed"
+    r"|not enough( \S+){0,2} (gpu|machine|instance|resource)|not have the resources"
+    r"|(gpu|machine|instance|host)s?( \S+){0,4} (un|not )available",
     re.IGNORECASE,
 )
 """Want of machines has no code, only a sentence (providers.md §3.2)."""

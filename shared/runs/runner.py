@@ -1,7 +1,7 @@
 """The runner: starts the one trainer process of one attempt, watches it, ends it when asked, notes how it ended.
 
-`python -m services.provider_bridge.outbound.local_runner FOLDER EPOCH`, started in a new session, so it outlives the
-bridge; its trainer dies with it. Standard library only. It is the trainer's parent, so it alone signals it: a pid
+`python -m shared.runs.runner FOLDER EPOCH`, started in a new session, so it outlives its
+starter; its trainer dies with it. Standard library only. It is the trainer's parent, so it alone signals it: a pid
 cannot be reused before its parent has reaped it. The environment it gets is the trainer's.
 """
 
@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from services.provider_bridge.outbound.local_files import (
+from shared.runs.folder import (
     AttemptFolder,
     append_line,
     claim,

@@ -1,4 +1,6 @@
-"""The folder of one local attempt: what each file means, and the two locks. Shared by the bridge and its runner.
+"""The folder of one attempt on this machine: what each file means, and the two locks.
+
+Shared by the runner and by whoever starts it: the bridge, or a worker's agent.
 
 Standard library only: the runner must start fast and must not break with anything of ours.
 
