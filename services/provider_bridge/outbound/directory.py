@@ -67,9 +67,9 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything an adapter is made of: the same recipe is the same adapter."""
+    """Everything an adapter is made of: the same recipe is the same adapter, with all that it has learned."""
 
-    settings: ProviderSettings
+    settings: msgspec.Struct
     network: NetworkSettings
     credentials: Mapping[str, Secret]
 
@@ -234,13 +234,13 @@ class ConfiguredProviders:
         credentials: Mapping[str, Secret],
     ) -> str | None:
         """Makes the adapter unless it is there as it should be; tells why it cannot be made."""
-        recipe = _Recipe(settings=settings, network=network, credentials=credentials)
+        recipe = _Recipe(settings=settings.applied, network=network, credentials=credentials)
         known = self._made.get(key)
         if known is not None and known.recipe == recipe:
             return None
         materials = Materials(
             credentials=credentials,
-            settings=settings.applied,
+            settings=recipe.settings,
             network=network,
             installation=self._around.installation,
             clock=self._around.clock,

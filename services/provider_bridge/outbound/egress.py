@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
 import httpx
@@ -183,6 +184,7 @@ class Egress:
         """A read that goes on, such as server-sent events. Raises as `call` does."""
         async with AsyncExitStack() as stack:
             await self._pace(stack)
+            self._require_open()
             request = self._client.build_request(
                 "GET", f"{self.base_url}{path}", params=params, headers=dict(headers or {})
             )
@@ -199,6 +201,11 @@ class Egress:
         """Gives back connections."""
         await self._client.aclose()
 
+    def _require_open(self) -> None:
+        """Settings or keys may have been replaced in the middle of a step: the next one has the new ones."""
+        if self._client.is_closed:
+            raise Unavailable(f"{urlsplit(self.base_url).hostname} is asked with other settings from now on")
+
     async def _pace(self, stack: AsyncExitStack) -> None:
         for limiter in self._limiters:
             await stack.enter_async_context(limiter)
@@ -206,6 +213,7 @@ class Egress:
     async def _once(self, request: httpx.Request) -> Answer:
         async with AsyncExitStack() as stack:
             await self._pace(stack)
+            self._require_open()
             try:
                 response = await self._client.send(request, stream=True)
                 stack.push_async_callback(response.aclose)

@@ -86,7 +86,7 @@ class Site:
     def _scheduler(self, _extra: dict[str, str]) -> Any:
         return running_service("scheduler", load(SchedulerSettings, self.settings("scheduler")), build_scheduler)
 
-    def _provider_bridge(self, _extra: dict[str, str]) -> Any:
+    def _provider_bridge(self, extra: dict[str, str]) -> Any:
         environ = self.settings(
             "provider_bridge",
             bridge_gateway_url=f"http://127.0.0.1:{self.port}",
@@ -95,6 +95,7 @@ class Site:
             bridge_trainer_python=stand_in_trainer.install(self.folder / "trainer"),
             bridge_reconcile_interval_s=0.2,
             bridge_cancel_grace_s=2,
+            **extra,
         )
         return running_service("provider_bridge", load(BridgeSettings, environ), build_bridge)
 
@@ -245,11 +246,16 @@ OpenSite = Callable[..., Awaitable[Site]]
 
 @pytest.fixture
 async def open_site(service_settings: ServiceSettings, tmp_path: Path) -> AsyncIterator[OpenSite]:
-    """`await open_site("scheduler", GATEWAY_…=…)`: a gateway with these other services (all when none is named)."""
+    """`await open_site("scheduler", GATEWAY_…=…)`: a gateway with these other services (all when none is named).
+
+    `is_public`: gateway and bridge are told that the rest of the world reaches the gateway at its own port.
+    """
     async with AsyncExitStack() as stack:
 
-        async def opened(*others: str, only_gateway: bool = False, **extra: str) -> Site:
+        async def opened(*others: str, only_gateway: bool = False, is_public: bool = False, **extra: str) -> Site:
             site = Site(service_settings, tmp_path, stack)
+            if is_public:
+                extra["tunewright_public_url"] = f"http://127.0.0.1:{site.port}"
             (tmp_path / "configs").mkdir(exist_ok=True)
             chosen = () if only_gateway else (others or OTHERS)
             await site.start(*chosen, "gateway", **extra)

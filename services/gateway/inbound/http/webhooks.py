@@ -52,7 +52,7 @@ async def receive(
 ) -> WebhookReceived:
     """Take a provider's webhook, up to 10 MB.
 
-    Refused with 403 from an address outside `webhook_allowed_ips`, with 401 without a genuine signature.
+    Refused from an address outside `webhook_allowed_ips`, and without a genuine signature.
     """
     webhook = ReceiveWebhook(
         provider=provider,
