@@ -9,7 +9,6 @@ from services.provider_bridge.outbound.egress import NetworkSettings
 from services.provider_bridge.outbound.kinds import Materials
 from services.provider_bridge.outbound.ports import Provider
 from services.provider_bridge.outbound.vendors.kaggle import KIND, KaggleSettings
-from shared.clock import utc_now
 from shared.settings import Secret
 from tests.contract.providers.case import Case, Lack, Trouble
 from tests.simulators.faults import Fault
@@ -35,7 +34,7 @@ def a_provider(
             settings=settings or KaggleSettings(api_url=simulator.url, source_git=SOURCE),
             network=NetworkSettings(timeout_s=0.5),
             installation=installation,
-            clock=utc_now,
+            clock=simulator.clock,
         )
     )
 

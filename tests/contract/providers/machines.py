@@ -11,7 +11,6 @@ from services.provider_bridge.outbound.kinds import Materials
 from services.provider_bridge.outbound.ports import Provider
 from services.provider_bridge.outbound.vendors.lambda_cloud import LambdaCloud, LambdaSettings
 from services.provider_bridge.outbound.vendors.runpod_pods import RunPodPods, RunPodSettings
-from shared.clock import utc_now
 from shared.settings import Secret
 from tests.contract.providers.case import Case, Lack, Trouble
 from tests.simulators import lambda_cloud, runpod_pods
@@ -70,7 +69,7 @@ class RunPodCase(_MachineCase):
                 ),
                 network=NetworkSettings(timeout_s=ANSWER_S),
                 installation=installation,
-                clock=utc_now,
+                clock=self.account.clock,
             )
         )
         self.providers.append(provider)
@@ -121,7 +120,7 @@ class LambdaCase(_MachineCase):
                 ),
                 network=NetworkSettings(timeout_s=ANSWER_S),
                 installation=installation,
-                clock=utc_now,
+                clock=self.account.clock,
             )
         )
         self.providers.append(provider)

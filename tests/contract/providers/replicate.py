@@ -10,7 +10,6 @@ from services.provider_bridge.outbound.egress import NetworkSettings
 from services.provider_bridge.outbound.kinds import Materials
 from services.provider_bridge.outbound.ports import Provider
 from services.provider_bridge.outbound.vendors.replicate import KIND, ReplicateSettings
-from shared.clock import utc_now
 from shared.settings import Secret
 from tests.contract.providers.case import Case, Lack, Trouble, not_here
 from tests.simulators.faults import Fault
@@ -41,7 +40,7 @@ class ReplicateCase:
                 settings=settings,
                 network=NetworkSettings(timeout_s=TIMEOUT_S),
                 installation=installation,
-                clock=utc_now,
+                clock=self.simulator.clock,
             )
         )
         self.connected.append(built)

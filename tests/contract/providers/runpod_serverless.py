@@ -11,7 +11,6 @@ from services.provider_bridge.outbound.kinds import Materials
 from services.provider_bridge.outbound.ports import Provider
 from services.provider_bridge.outbound.vendors.runpod_serverless import KIND, RunPodServerlessSettings
 from services.provider_bridge.outbound.vendors.runpod_serverless_webhooks import secret_query
-from shared.clock import utc_now
 from shared.settings import Secret
 from tests.contract.providers.case import Case, Lack, Trouble, not_here
 from tests.simulators.faults import Fault
@@ -45,7 +44,7 @@ class RunPodServerlessCase:
                 settings=settings,
                 network=NetworkSettings(timeout_s=TIMEOUT_S),
                 installation=installation,
-                clock=utc_now,
+                clock=simulator.clock,
             )
         )
         self.connected.append(built)
