@@ -22,6 +22,7 @@ from services.provider_bridge.outbound.directory import (
     Surroundings,
     read_variables,
 )
+from services.provider_bridge.outbound.guarded import GuardedProvider
 from services.provider_bridge.outbound.leases import Leases
 from services.provider_bridge.outbound.local import LocalOptions, LocalProvider
 from services.provider_bridge.outbound.network import read_network
@@ -34,6 +35,7 @@ from services.provider_bridge.outbound.workers import WorkersProvider
 from services.provider_bridge.projections.attempts import ATTEMPTS
 from services.provider_bridge.provider_handlers import ProviderHandlers
 from services.provider_bridge.provider_stream import ProviderStreams
+from services.provider_bridge.quoting import Quoter
 from services.provider_bridge.settings import Settings, inherited_environment
 from services.provider_bridge.sweeping import Sweeper
 from services.provider_bridge.webhook_handlers import WebhookHandlers
@@ -65,6 +67,7 @@ async def build(runtime: Runtime, settings: Settings) -> ServiceParts:
     )
     parts = assemble(runtime, settings, providers, owner.name, driving, workers)
     streams = ProviderStreams(runtime.store)
+    quoter = Quoter(providers, streams, runtime.clock, interval_s=settings.bridge_quote_interval_s)
     about = provider_commands(
         ProviderHandlers(streams, providers, credentials, runtime.clock, KINDS),
         WebhookHandlers(runtime.store, runtime.pool, streams, providers, runtime.clock),
@@ -72,7 +75,7 @@ async def build(runtime: Runtime, settings: Settings) -> ServiceParts:
     return msgspec.structs.replace(
         parts,
         commands={**parts.commands, **about},
-        loops=[*parts.loops, providers.run, partial(_hear_of_changes, runtime.bus, providers)],
+        loops=[*parts.loops, providers.run, quoter.run, partial(_hear_of_changes, runtime.bus, providers)],
     )
 
 
@@ -88,10 +91,12 @@ async def _configured(
         faults += [f"{VARIABLE_PREFIX}{kind.name}_{each.field}".upper() + f": {each.message}" for each in wrong]
     if faults:
         raise SettingsError("\n".join(faults))
+    streams = ProviderStreams(runtime.store)
     providers = ConfiguredProviders(
         built_in,
         KINDS,
-        streams=ProviderStreams(runtime.store),
+        streams=streams,
+        wrap=lambda provider: GuardedProvider(provider, streams, runtime.clock),
         credentials=credentials,
         chain=secret_chain(environ, network),
         surroundings=Surroundings(

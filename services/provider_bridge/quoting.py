@@ -11,6 +11,9 @@ from shared.clock import Clock
 from shared.contracts.offers import Offer
 from shared.problems import Rejected, Unavailable
 
+LOOK_S = 1.0
+"""How often it is looked whether there is a provider that was never asked."""
+
 log = structlog.stdlib.get_logger()
 
 
@@ -23,21 +26,16 @@ class Quoter:
         self._clock = clock
         self._interval_s = interval_s
         self._asked: set[str] = set()
-        self._wake = asyncio.Event()
-
-    def nudge(self) -> None:
-        """Asks again at once: a provider was set up, or something of it was changed."""
-        self._wake.set()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Asks until `stop` is set."""
+        """Asks until `stop` is set: every `interval_s`, and at once when a provider was set up."""
+        loop = asyncio.get_running_loop()
+        due_s = loop.time()
         while not stop.is_set():
-            self._wake.clear()
-            await self.round()
-            stopping, waking = asyncio.ensure_future(stop.wait()), asyncio.ensure_future(self._wake.wait())
-            await asyncio.wait({stopping, waking}, timeout=self._interval_s, return_when=asyncio.FIRST_COMPLETED)
-            stopping.cancel()
-            waking.cancel()
+            if loop.time() >= due_s or {provider.name for provider in self._providers.known()} != self._asked:
+                await self.round()
+                due_s = loop.time() + self._interval_s
+            await _pause(stop, min(LOOK_S, self._interval_s))
 
     async def round(self) -> None:
         """One look at each; of a provider that is no longer set up the offers are withdrawn."""
@@ -64,3 +62,11 @@ class Quoter:
 
 def _order(offer: Offer) -> tuple[str, int, str, bool]:
     return (offer.hardware, offer.gpu_count, offer.region or "", offer.spot)
+
+
+async def _pause(stop: asyncio.Event, limit_s: float) -> None:
+    try:
+        async with asyncio.timeout(limit_s):
+            await stop.wait()
+    except TimeoutError:
+        return

@@ -24,6 +24,8 @@ class Settings(CoreSettings, frozen=True, kw_only=True):
     bridge_lease_s: float = 15.0
     bridge_reconcile_interval_s: float = 1.0
     bridge_sweep_interval_s: float = 30.0
+    bridge_quote_interval_s: float = 30.0
+    """How often providers are asked what they offer."""
     bridge_cancel_grace_s: float = 30.0
     bridge_report_grace_s: float = REPORT_GRACE_S
     bridge_worker_lost_s: float = 900.0
