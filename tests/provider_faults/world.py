@@ -1,7 +1,7 @@
 """One seeded run: a bridge, a vendor that misbehaves, and a clock that jumps.
 
-The bridge's own parts (driver, leases, sweeper, breaker) work on a real Postgres and talk to the vendor's simulator by the real
-adapter over real sockets. Time is the seed's: it passes only between steps. What a trainer would report is reported here,
+The bridge's own parts (driver, leases, sweeper, breaker) work on a real Postgres and talk to the simulator by the real
+adapter over real sockets. Time is the seed's: it passes only between steps. What a trainer would say is said here,
 under the epoch that stands in its run's label; the gateway would refuse a stale one, and so does this.
 """
 
@@ -110,9 +110,7 @@ class World:
         self.provider = GuardedProvider(inner, streams, self.moment)
         directory = FixedProviders([self.provider])
         self.leases = Leases(self._pool, self.store, self.moment, owner=self._owner, lease_s=LEASE_S)
-        options = DrivingOptions(
-            gateway_url="http://127.0.0.1:9", cancel_grace_s=1.0, report_grace_s=0.0, linger_s=5.0
-        )
+        options = DrivingOptions(gateway_url="http://127.0.0.1:9", cancel_grace_s=1.0, report_grace_s=0.0, linger_s=5.0)
         self.driver = Driver(self.leases, directory, self.moment, options)
         self.sweeper = Sweeper(self.leases, self.store, directory, self.moment, cancel_grace_s=1.0)
         self.handlers = AttemptHandlers(self.store, directory, self.moment, lambda _: None)
