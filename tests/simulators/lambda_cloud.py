@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ KEY = "secret_lambda-test_77aa"
 REGIONS = ("us-east-1", "us-west-2", "europe-central-1")
 FIELDS = {"region_name", "instance_type_name", "ssh_key_names", "file_system_names", "file_system_mounts", "hostname"}
 FIELDS_TOO = {"name", "image", "user_data", "tags", "firewall_rulesets"}
+_LENIENT = 0.9
+"""Two calls of an exact pace may arrive a little closer to each other than they were sent."""
 TYPES: dict[str, dict[str, Any]] = {
     name: {
         "name": name,
@@ -86,6 +89,10 @@ class LambdaCloud(Simulator):
         self.ssh_keys = ["laptop"]
         self.terminating_for = timedelta(0)
         self.forgets_terminated = True
+        self.call_every_s: float | None = 1.0
+        """Sooner than that 429 without a body; None = no limit. The same for launches."""
+        self.launch_every_s: float | None = 12.0
+        self._last_call_s = self._last_launch_s = float("-inf")
         self.folder: Path | None = None
         """Where machines boot; None: they stand still."""
         self.machine_env: Mapping[str, str] = {}
@@ -125,10 +132,22 @@ class LambdaCloud(Simulator):
     def route(self, call: Call) -> Answer:
         if call.headers.get("authorization") != f"Bearer {KEY}":
             return _error(401, "global/invalid-api-key")
+        if self._is_too_soon(call):
+            return Answer(429, body=b"")
         if not self.is_active:
             return _error(403, "global/account-inactive")
         with self.changed:
             return self._answer(call, call.path.removeprefix("/api/v1/").split("/"))
+
+    def _is_too_soon(self, call: Call) -> bool:
+        now = time.monotonic()
+        with self.changed:
+            last, self._last_call_s = self._last_call_s, now
+            is_soon = self.call_every_s is not None and now - last < self.call_every_s * _LENIENT
+            if self.is_create(call) and not is_soon:
+                last, self._last_launch_s = self._last_launch_s, now
+                is_soon = self.launch_every_s is not None and now - last < self.launch_every_s * _LENIENT
+            return is_soon
 
     def _answer(self, call: Call, parts: list[str]) -> Answer:  # noqa: PLR0911 - one return for each route
         for machine in self.machines.values():

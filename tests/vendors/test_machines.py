@@ -141,6 +141,7 @@ async def test_a_machine_boots_fetches_the_code_trains_and_costs_until_it_is_ter
     environments.chmod(0o755)
     machine_env = environment(tmp_path / "elsewhere")
     with lambda_cloud.LambdaCloud() as account:
+        account.call_every_s = account.launch_every_s = None
         account.folder = tmp_path / "machines"
         account.machine_env = {**machine_env, "PATH": f"{tools}:{machine_env['PATH']}", "PYTHONPATH": ""}
         settings = LambdaSettings(

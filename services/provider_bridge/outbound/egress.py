@@ -8,7 +8,7 @@ import email.utils
 import hashlib
 import http
 import ssl
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -177,6 +177,13 @@ class Egress:
                 return await self._once(request)
         raise AssertionError("stamina raises the last error")
 
+    async def start(self, path: str, *, json: Any, check: Callable[[], None]) -> Answer:
+        """A POST that starts something: sent once, after `check`, which is asked when the call's turn has come.
+
+        A call may wait long for its turn, and its right to start may be over by then. Raises as `call` and `check` do.
+        """
+        return await self._once(self._client.build_request("POST", f"{self.base_url}{path}", json=json), check)
+
     @asynccontextmanager
     async def stream(
         self, path: str, *, params: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None
@@ -210,10 +217,12 @@ class Egress:
         for limiter in self._limiters:
             await stack.enter_async_context(limiter)
 
-    async def _once(self, request: httpx.Request) -> Answer:
+    async def _once(self, request: httpx.Request, check: Callable[[], None] | None = None) -> Answer:
         async with AsyncExitStack() as stack:
             await self._pace(stack)
             self._require_open()
+            if check is not None:
+                check()
             try:
                 response = await self._client.send(request, stream=True)
                 stack.push_async_callback(response.aclose)

@@ -162,6 +162,7 @@ async def runpod_case(folder: Path) -> AsyncGenerator[Case]:  # noqa: ARG001 - i
 @asynccontextmanager
 async def lambda_case(folder: Path) -> AsyncGenerator[Case]:  # noqa: ARG001 - it writes nothing
     with lambda_cloud.LambdaCloud() as account:
+        account.call_every_s = account.launch_every_s = None
         case = LambdaCase(account)
         yield case
         await case.close()

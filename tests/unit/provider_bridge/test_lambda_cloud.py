@@ -14,6 +14,7 @@ from services.provider_bridge.outbound.ports import (
     CredentialRefused,
     NoCapacity,
     NoFunds,
+    StaleEpoch,
     StartOrder,
     StartRefused,
     Tag,
@@ -27,6 +28,7 @@ from shared.problems import Unavailable
 from shared.settings import Secret
 from tests.simulators import lambda_cloud as simulator
 from tests.simulators.faults import Fault, Moment
+from tests.support.waiting import eventually
 
 NOON = datetime(2026, 11, 29, 12, 0, tzinfo=UTC)
 INSTALLATION = "0a1b2c3d"
@@ -42,6 +44,7 @@ def clock() -> Moment:
 @pytest.fixture
 def account(clock: Moment) -> Iterator[simulator.LambdaCloud]:
     with simulator.LambdaCloud(clock) as running:
+        running.call_every_s = running.launch_every_s = None
         yield running
 
 
@@ -252,6 +255,13 @@ async def test_a_terminate_that_was_not_heard_is_told(
     assert not await provider.confirm_gone(ref)
 
 
+async def test_calls_are_never_sooner_than_lambda_allows(account: simulator.LambdaCloud, connect: Connect) -> None:
+    account.call_every_s = 0.3
+    provider = connect(calls_per_s=1 / 0.3)
+    await asyncio.gather(provider.quote(), provider.list_ours(), provider.validate_credentials())
+    assert len(account.calls) == 3, "none was told to wait and had to be repeated"
+
+
 async def test_launches_take_turns_across_all_adapters_of_an_account(
     account: simulator.LambdaCloud, connect: Connect
 ) -> None:
@@ -260,6 +270,24 @@ async def test_launches_take_turns_across_all_adapters_of_an_account(
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.5):
             await second.submit(an_order())
+    assert len(account.machines) == 1
+
+
+async def test_a_launch_that_waited_for_its_turn_is_not_sent_once_a_newer_epoch_has_asked(
+    account: simulator.LambdaCloud, connect: Connect
+) -> None:
+    provider, order = connect(launches_per_minute=60), an_order()
+    await provider.submit(an_order())
+    account.calls.clear()
+    submitting = asyncio.ensure_future(provider.submit(order))
+
+    async def has_looked() -> bool:
+        return bool(account.calls)
+
+    await eventually(has_looked)
+    assert await provider.find(Tag(attempt_id=order.tag.attempt_id, epoch=4)) is None
+    with pytest.raises(StaleEpoch):
+        await submitting
     assert len(account.machines) == 1
 
 

@@ -13,6 +13,7 @@ from services.provider_bridge.outbound.ports import (
     CredentialRefused,
     NoCapacity,
     NoFunds,
+    StaleEpoch,
     StartOrder,
     StartRefused,
     Tag,
@@ -27,6 +28,7 @@ from shared.problems import Unavailable
 from shared.settings import Secret
 from tests.simulators import runpod_pods as simulator
 from tests.simulators.faults import Fault, Moment
+from tests.support.waiting import eventually
 
 NOON = datetime(2026, 11, 29, 12, 0, tzinfo=UTC)
 INSTALLATION = "0a1b2c3d"
@@ -142,6 +144,17 @@ async def test_offers_are_by_cloud_count_and_data_centre_at_the_price_of_the_who
     assert not [offer for offer in found if "H100" in offer.hardware and "COMMUNITY" in offer.hardware]
     [one] = [offer for offer in found if offer.hardware == "NVIDIA H100 80GB HBM3"]
     assert (one.gpu, one.vram_gb, one.gpu_count) == ("H100 SXM 80GB", 80, 1)
+
+
+async def test_offers_are_only_of_the_clouds_and_data_centres_that_may_be_used(
+    account: simulator.RunPodPods, connect: Connect
+) -> None:
+    found = await connect(clouds=("COMMUNITY",), data_center_ids=("EU-RO-1",)).quote()
+    assert {offer.region for offer in found} == {"EU-RO-1"}
+    assert all(offer.hardware.endswith("COMMUNITY") for offer in found)
+    await connect(clouds=("COMMUNITY",), gpu="RTX_4090").submit(an_order())
+    [pod] = account.pods.values()
+    assert (pod.body["cloud"], pod.body["gpu"]["id"]) == ("COMMUNITY", "NVIDIA GeForce RTX 4090")
 
 
 async def test_a_pod_is_created_as_the_offer_says_with_all_that_the_entry_reads(
@@ -368,6 +381,24 @@ async def test_account_and_balance_are_told_as_far_as_the_key_may_see_them(
     assert "console" in unseen.note
     with pytest.raises(CredentialRefused):
         await provider.validate_credentials()
+
+
+async def test_a_start_that_waited_for_its_turn_is_not_sent_once_a_newer_epoch_has_asked(
+    account: simulator.RunPodPods, connect: Connect
+) -> None:
+    provider, order = connect(calls_per_minute=12), an_order()
+    await asyncio.gather(*(provider.balance() for _ in range(11)))  # the list is the twelfth; a turn comes every 5 s
+    submitting = asyncio.ensure_future(provider.submit(order))
+
+    async def has_looked() -> bool:
+        return any(call.path == "/v2/pods" for call in account.calls)
+
+    await eventually(has_looked)
+    finding = asyncio.ensure_future(provider.find(Tag(attempt_id=order.tag.attempt_id, epoch=4)))
+    with pytest.raises(StaleEpoch):
+        await submitting
+    assert await finding is None
+    assert account.pods == {}
 
 
 async def test_the_pace_keeps_within_what_runpod_allows(account: simulator.RunPodPods, connect: Connect) -> None:

@@ -56,7 +56,7 @@ NAME = "lambda"
 API_URL = "https://cloud.lambda.ai"
 LABEL_TAG = "tunewright-run"
 STARTED_TAG = "tunewright-started"
-"""Seconds since 1970 by our clock, when the launch was asked for: Lambda does not show it."""
+"""Milliseconds since 1970 by our clock, when the launch was asked for: Lambda does not show it."""
 CAPABILITIES = Capabilities(
     can_cancel=True,
     live_logs=False,
@@ -132,9 +132,8 @@ class LambdaCloud:
         kind, region = await self._place(order.offer)
         key = self._settings.ssh_key_name or await self._first_key()
         await self._launch_turn()
-        self._fences.check(order.tag)
         label = order.tag.label(self._installation)
-        tags = {LABEL_TAG: label, STARTED_TAG: str(int(self._clock().timestamp()))}
+        tags = {LABEL_TAG: label, STARTED_TAG: str(int(self._clock().timestamp() * 1000))}
         body: dict[str, Any] = {
             "region_name": region,
             "instance_type_name": kind,
@@ -145,7 +144,12 @@ class LambdaCloud:
         }
         if self._settings.image_family:
             body["image"] = {"family": self._settings.image_family}
-        answer = await self._call("POST", "/instance-operations/launch", body)
+        try:
+            answer = await self._api.start(
+                "/instance-operations/launch", json=body, check=lambda: self._fences.check(order.tag)
+            )
+        except (VendorRefused, Forbidden) as refusal:
+            raise refusal_of(refusal) from refusal
         ids = answer.read(LaunchedShown).data.instance_ids
         if not ids:
             raise Unavailable("Lambda answered a launch without a machine")
@@ -259,7 +263,7 @@ class LambdaCloud:
             ref=shown.id,
             label=tags.get(LABEL_TAG) or shown.name or "",
             word=shown.status,
-            started_at=datetime.fromtimestamp(int(started), UTC) if started.isdecimal() else None,
+            started_at=datetime.fromtimestamp(int(started) / 1000, UTC) if started.isdecimal() else None,
             price_micro_usd_per_hour=round(shown.price_cents * 10_000),
             is_over=shown.status == "terminated",
         )

@@ -81,7 +81,8 @@ class RunPodSettings(msgspec.Struct, frozen=True, kw_only=True):
     gpu: str = "RTX 4090"
     """For runs without a chosen offer."""
     gpu_count: int = 1
-    cloud: Cloud = "SECURE"
+    clouds: tuple[Cloud, ...] = ("SECURE", "COMMUNITY")
+    """Which may be used: COMMUNITY is cheaper, and its hosts belong to strangers. The first is the default."""
     data_center_ids: tuple[str, ...] = ()
     """Where pods may be put; empty = anywhere."""
     disk_gb: int = 60
@@ -123,13 +124,13 @@ class RunPodPods:
         return CAPABILITIES
 
     async def quote(self) -> list[Offer]:
-        """Every GPU in both clouds, at its list price."""
+        """Every GPU in the clouds and data centres that may be used, at its list price."""
         found: list[Offer] = []
-        clouds: tuple[Cloud, ...] = ("SECURE", "COMMUNITY")
-        for cloud in clouds:
-            answer = await self._read("/v2/catalog/gpus", {"include": "AVAILABILITY", "product": "POD", "cloud": cloud})
-            found += offers(NAME, answer.read(CatalogueShown).gpus, cloud)
-        return found
+        for cloud in self._settings.clouds:
+            params = {"include": "AVAILABILITY", "product": "POD", "cloud": cloud}
+            found += offers(NAME, (await self._read("/v2/catalog/gpus", params)).read(CatalogueShown).gpus, cloud)
+        only = self._settings.data_center_ids
+        return [offer for offer in found if not only or offer.region is None or offer.region in only]
 
     async def submit(self, order: StartOrder) -> str:
         """Creates a pod under the tag's name, unless there is one."""
@@ -139,9 +140,8 @@ class RunPodPods:
         there = await self._roll.under(order.tag)
         if there is not None:
             return there.ref
-        self._fences.check(order.tag)
         try:
-            answer = await self._api.call("POST", "/v2/pods", json=body)
+            answer = await self._api.start("/v2/pods", json=body, check=lambda: self._fences.check(order.tag))
         except VendorRefused as refusal:
             raise start_refused(refusal) from refusal
         except Forbidden as refusal:
@@ -294,7 +294,7 @@ class RunPodPods:
                 "No image is set for RunPod's pods.",
                 "Build deploy/runpod/Dockerfile, push it, and set `image` of the provider `runpod`.",
             )
-        profile = Profile(gpu_id(chosen.gpu), chosen.gpu_count, chosen.cloud)
+        profile = Profile(gpu_id(chosen.gpu), chosen.gpu_count, *chosen.clouds[:1])
         regions = chosen.data_center_ids
         if order.offer is not None:
             profile = Profile.parse(order.offer.hardware)
