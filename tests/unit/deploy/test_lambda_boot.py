@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ from shared.ids import new_id
 from tests.simulators.faults import Simulator
 from tests.simulators.loopback import Answer, Call
 
-TOKEN = 'it\'s a token; $(touch leaked) `x` "y"'
+MARK = "77c1f0"
+TOKEN = f"""it's a token; $(touch leaked) `x` "y" {MARK}"""
 ENTRY = "-m trainer.entry.container"
 
 
@@ -47,6 +49,7 @@ class Machine:
         self.program("git", 'if [ "$1" = clone ]; then mkdir -p "$4/trainer" "$4/.venv-trainer/bin"; '
                      f'cp "{self.bin}/entry" "$4/.venv-trainer/bin/python"; fi')  # fmt: skip
         self.program("python3", "")
+        self.program("curl", f'exec {shutil.which("curl")} "$@"')
         self.program("docker", f'if [ "$1" = run ]; then exec "{self.bin}/entry"; fi')
         self.entry("exit 0")
 
@@ -155,7 +158,7 @@ def test_the_token_is_in_no_argument_no_environment_and_no_file_afterwards(machi
     (machine.folder / "token").unlink()  # the stand-in's own copy
     assert not (machine.folder / "leaked").exists()
     for path in machine.folder.rglob("*"):
-        assert path.is_dir() or "it's a token" not in path.read_text(encoding="utf-8"), path
+        assert path.is_dir() or MARK not in path.read_text(encoding="utf-8"), path
 
 
 @pytest.mark.parametrize(
@@ -181,6 +184,8 @@ def test_a_machine_that_cannot_fetch_the_trainer_tells_the_gateway(
     assert (line.type, line.seq, line.attempt, line.job) == ("failed", 1, order.spec.attempt_id, "job-1")
     assert line.data["kind"] == "unreachable"
     assert "could not fetch" in line.data["message"]
+    assert any(call.startswith("curl ") for call in machine.called)
+    assert MARK not in machine.text("called")
 
 
 def test_an_entry_that_ends_before_the_trainer_began_is_told(machine: Machine) -> None:

@@ -7,7 +7,7 @@ from email.utils import parsedate_to_datetime
 import httpx
 import pytest
 
-from tests.simulators.faults import DONE, Bill, Fault, Simulator
+from tests.simulators.faults import Bill, Fault, Simulator
 from tests.simulators.loopback import Answer, Call
 
 NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)
@@ -29,45 +29,47 @@ def post(counter: Counter, timeout_s: float = 5) -> httpx.Response:
 
 
 @pytest.mark.parametrize(
-    ("fault", "status"),
+    ("fault", "status", "done"),
     [
-        ("429", 429),
-        ("429 with Retry-After", 429),
-        ("402", 402),
-        ("500 before", 500),
-        ("500 after", 500),
-        ("html", 200),
-        ("html 502", 502),
-        ("html after", 502),
+        ("429", 429, False),
+        ("429 with Retry-After", 429, False),
+        ("401", 401, False),
+        ("402", 402, False),
+        ("403", 403, False),
+        ("500 before", 500, False),
+        ("500 after", 500, True),
+        ("html", 200, False),
+        ("html 502", 502, False),
+        ("html after", 502, True),
     ],
 )
-def test_an_answer_that_is_a_fault_has_its_status_and_is_done_or_not(fault: Fault, status: int) -> None:
+def test_an_answer_that_is_a_fault_has_its_status_and_is_done_or_not(fault: Fault, status: int, *, done: bool) -> None:
     with Counter() as counter:
         counter.next_.append(fault)
         answer = post(counter)
         assert answer.status_code == status
         assert ("html" in fault) == answer.text.startswith("<!DOCTYPE html>")
         assert answer.headers.get("retry-after") == ("1" if "Retry-After" in fault else None)
-        assert counter.started == (fault in DONE)
-        assert post(counter).json() == {"started": 1 + (fault in DONE)}
+        assert counter.started == done
+        assert post(counter).json() == {"started": 1 + done}
 
 
 @pytest.mark.parametrize(
-    ("fault", "error"),
+    ("fault", "error", "done"),
     [
-        ("reset", httpx.ReadError),
-        ("reset before", httpx.ReadError),
-        ("lost reply", httpx.RemoteProtocolError),
-        ("hang", httpx.ReadTimeout),
-        ("hang after", httpx.ReadTimeout),
+        ("reset", httpx.ReadError, True),
+        ("reset before", httpx.ReadError, False),
+        ("lost reply", httpx.RemoteProtocolError, True),
+        ("hang", httpx.ReadTimeout, False),
+        ("hang after", httpx.ReadTimeout, True),
     ],
 )
-def test_an_answer_that_never_comes_is_done_or_not(fault: Fault, error: type[Exception]) -> None:
+def test_an_answer_that_never_comes_is_done_or_not(fault: Fault, error: type[Exception], *, done: bool) -> None:
     with Counter() as counter:
         counter.next_.append(fault)
         with pytest.raises(error):
             post(counter, 0.2)
-        assert counter.started == (fault in DONE)
+        assert counter.started == done
 
 
 @pytest.mark.parametrize(("fault", "status"), [("hang", 504), ("hang after", 200)])
