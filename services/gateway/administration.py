@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from services.gateway.domain.job_body import iso
-from services.gateway.domain.submission import invalid
+from services.gateway.domain.refusals import invalid
 from services.gateway.handlers import Principal
 from services.gateway.projections.jobs import JobsView
 from shared.contracts.admin import ListParked, Ping, RebuildProjections, ReplayParked

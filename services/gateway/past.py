@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from services.gateway.domain.moments import parse_at
-from services.gateway.domain.submission import invalid
+from services.gateway.domain.refusals import invalid
 from services.gateway.handlers import Principal
 from shared.clock import Clock
 from shared.contracts.account import ReadAccount

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import msgspec
 
-from services.gateway.domain.submission import invalid
+from services.gateway.domain.refusals import invalid
 from services.gateway.domain.tokens import token_digest
 from services.gateway.domain.worker_bodies import (
     CreateWorkerRequest,

@@ -8,7 +8,9 @@ import msgspec
 
 from services.gateway.domain.job_body import JobBody
 from services.gateway.domain.provider_body import CostEstimateResponse
-from services.gateway.domain.submission import SubmitJobRequest, invalid
+from services.gateway.domain.refusals import invalid
+from services.gateway.domain.requirements import Requirements
+from services.gateway.domain.submission import SubmitJobRequest
 from shared.contracts.offers import Offer
 
 TARGETS = {"runpod": "runpod", "kaggle": "kaggle", "hf-spaces": "hf_spaces", "lambda": "lambda"}
@@ -61,7 +63,7 @@ class DeploymentResponse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def submission(body: DeployRequest, offer: Offer | None) -> SubmitJobRequest:
-    """The job that is asked for. Refuses sections beside a whole config."""
+    """The job that is asked for, on that offer, or on the GPU by its name. Refuses sections beside a whole config."""
     sections = {name: getattr(body, name) for name in _SECTIONS if getattr(body, name) is not None}
     if sections and body.config is not None:
         raise invalid("config", f"config is given beside {', '.join(sections)}", "Send one of them.")
@@ -73,21 +75,29 @@ def submission(body: DeployRequest, offer: Offer | None) -> SubmitJobRequest:
         tracker_run_name=body.tracker_run_name,
         hardware_profile=None if offer is None else offer.hardware,
         idempotency_key=body.idempotency_key,
+        requirements=None if offer is not None or body.gpu_type is None else _by_name(body.gpu_type, body.gpu_count),
     )
 
 
+def _by_name(gpu_type: str, gpu_count: int) -> Requirements:
+    return Requirements(gpu="*".join(("", *_words(gpu_type), "")), gpu_count=gpu_count)
+
+
 def offer_for(offers: Sequence[Offer], gpu_type: str | None, gpu_count: int) -> Offer | None:
-    """The cheapest offer with that GPU; None when none is asked for. Refuses a GPU that the provider does not have."""
-    if gpu_type is None:
+    """The cheapest offer with that GPU; None when none is asked for, or none was told yet.
+
+    Refuses a GPU that the provider does not have.
+    """
+    if gpu_type is None or not offers:
         return None
-    wanted = _words(gpu_type)
+    wanted = set(_words(gpu_type))
     found = [
         offer
         for offer in offers
-        if offer.gpu_count == gpu_count and (wanted <= _words(offer.gpu) or wanted <= _words(offer.hardware))
+        if offer.gpu_count == gpu_count and (wanted <= {*_words(offer.gpu)} or wanted <= {*_words(offer.hardware)})
     ]
     if not found:
-        known = ", ".join(sorted({offer.gpu for offer in offers if offer.gpu})) or "none that it tells"
+        known = ", ".join(sorted({offer.gpu for offer in offers if offer.gpu}))
         raise invalid("gpu_type", f"there is no {gpu_count} x {gpu_type[:64]} here", f"It has: {known}.")
     return min(found, key=lambda offer: (offer.availability == "none", offer.price_micro_usd_per_hour))
 
@@ -107,7 +117,6 @@ def deployment(
     )
 
 
-def _words(text: str) -> frozenset[str]:
+def _words(text: str) -> list[str]:
     """`NVIDIA_RTX_A4000`, `NVIDIA RTX A4000` and `rtx a4000` are the same words."""
-    words = re.split(r"[^A-Z0-9]+", text.upper())
-    return frozenset(word for word in words if word and word not in _MAKERS)
+    return [word for word in re.split(r"[^A-Z0-9]+", text.upper()) if word and word not in _MAKERS]

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from services.gateway.domain.submission import invalid
+from services.gateway.domain.refusals import invalid
 
 
 def parse_at(text: str, field: str = "at") -> int | datetime:

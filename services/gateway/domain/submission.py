@@ -10,6 +10,8 @@ from uuid import UUID
 import msgspec
 
 from services.gateway.domain.config_secrets import secret_problems
+from services.gateway.domain.refusals import invalid
+from services.gateway.domain.requirements import Requirements, hardware_request
 from shared.contracts.job import PRIORITY_NAMES, DatasetRequest, SubmitJob
 from shared.contracts.training.problems import ConfigRejected, FieldProblem
 from shared.contracts.training.spec import check_training
@@ -23,8 +25,9 @@ SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 class SubmitJobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The documented body: `config` with `dataloader_config`, or `config_name_to_load`, never both.
 
-    `priority` is a word (low, normal, high, urgent, critical) or its number (0, 10, 20, 30, 40). `webhook_url`,
-    `snapshot_*`, `upload_id` and `hardware_profile` are accepted for existing scripts and change nothing yet.
+    `priority` is a word (low, normal, high, urgent, critical) or its number (0, 10, 20, 30, 40). `hardware_profile`
+    (`h100-x2`) and `requirements` choose the machine. `webhook_url`, `snapshot_*` and `upload_id` are accepted for
+    existing scripts and change nothing yet.
     """
 
     config: dict[str, Any] | None = None
@@ -39,6 +42,7 @@ class SubmitJobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     hardware_profile: str | None = None
     idempotency_key: str | None = None
     priority: int | str | None = None
+    requirements: Requirements | None = None
 
 
 class SubmitJobResponse(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,6 +122,8 @@ def idempotency_key(body: SubmitJobRequest, header: str | None) -> str | None:
 def request_digest(body: SubmitJobRequest, provider: str) -> bytes:
     """SHA-256 over what was asked for: the same for the same request, whatever the order of its keys."""
     asked = {**msgspec.to_builtins(body), "idempotency_key": None, "provider": provider}
+    if body.requirements is None:  # keys that were given before there were any still fit
+        del asked["requirements"]
     return hashlib.sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).digest()
 
 
@@ -147,6 +153,7 @@ def submit_command(
         config_name=loaded.name or body.config_name,
         tracker_run_name=body.tracker_run_name or _text(loaded.config, "tracker_run_name"),
         idempotency_key=key,
+        requirements=hardware_request(body.hardware_profile, body.requirements, provider),
     )
 
 
@@ -158,12 +165,6 @@ def _secrets_first(secrets: list[FieldProblem], others: list[FieldProblem]) -> l
 
 def _within(secret_field: str, field: str) -> bool:
     return secret_field == field or secret_field.startswith((f"{field}.", f"{field}["))
-
-
-def invalid(field: str, message: str, advice: str) -> Rejected:
-    """A malformed request, with the one field that is wrong."""
-    error = {"field": field, "message": message, "advice": advice}
-    return Rejected("validation_error", f"{field}: {message}", errors=[error])
 
 
 def _text(config: dict[str, Any], name: str) -> str | None:

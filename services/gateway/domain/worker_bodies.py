@@ -8,7 +8,7 @@ from uuid import UUID
 
 import msgspec
 
-from services.gateway.domain.submission import invalid
+from services.gateway.domain.refusals import invalid
 from services.gateway.domain.tokens import token_digest
 from shared.contracts.worker import ReportedStatus, WorkerItem, WorkerStatus, WorkerType
 from shared.problems import Rejected

@@ -9,8 +9,9 @@ from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, Quer
 from litestar.response import Stream
 
 from services.gateway.domain.job_body import JobBody, Status, status_of
+from services.gateway.domain.refusals import invalid
 from services.gateway.domain.report_text import LOG_TYPES, PROGRESS_TYPES, log_tail, progress
-from services.gateway.domain.submission import SubmitJobRequest, SubmitJobResponse, idempotency_key, invalid
+from services.gateway.domain.submission import SubmitJobRequest, SubmitJobResponse, idempotency_key
 from services.gateway.handlers import cancelled_answer
 from services.gateway.inbound.http.parts import Caller, Parts
 from services.gateway.inbound.http.principal import require_json

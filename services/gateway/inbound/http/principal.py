@@ -11,7 +11,7 @@ from litestar import Request
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
-from services.gateway.domain.submission import invalid
+from services.gateway.domain.refusals import invalid
 from services.gateway.handlers import Principal
 from services.gateway.inbound.http.parts import Parts
 from services.gateway.outbound.webhook_probe import IpNetwork

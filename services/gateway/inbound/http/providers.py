@@ -21,7 +21,7 @@ from services.gateway.domain.provider_body import (
     hardware_profiles,
     provider_body,
 )
-from services.gateway.domain.submission import invalid
+from services.gateway.domain.refusals import invalid
 from services.gateway.inbound.http.parts import Caller, Parts
 from services.gateway.inbound.http.principal import require_json
 from services.gateway.inbound.http.problems import OK

@@ -6,7 +6,7 @@ import msgspec
 from litestar import Request, Router, post
 from litestar.params import FromPath, JSONBody
 
-from services.gateway.domain.submission import invalid
+from services.gateway.domain.refusals import invalid
 from services.gateway.inbound.http.parts import Caller, Parts
 from services.gateway.inbound.http.principal import require_json
 from services.gateway.inbound.http.problems import OK
