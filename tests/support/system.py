@@ -107,9 +107,9 @@ class System:
 
     # ---- jobs --------------------------------------------------------------------------------------------------------
 
-    def submit(self, body: dict[str, Any]) -> str:
-        """Submits to the local provider; gives the job id."""
-        answer = self.http.post("/api/cloud/jobs/submit", params={"provider": "local"}, json=body)
+    def submit(self, body: dict[str, Any], provider: str = "local") -> str:
+        """Submits to a provider; gives the job id."""
+        answer = self.http.post("/api/cloud/jobs/submit", params={"provider": provider}, json=body)
         assert answer.json().get("success") is True, answer.text
         return cast("str", answer.json()["job_id"])
 
