@@ -168,7 +168,7 @@ async def test_an_old_run_is_found_on_a_later_page_and_nobody_looks_further_back
     assert found is not None
     assert found.ref == ref
     for run in vendor.runs.values():
-        run.created = time.now - timedelta(hours=3)
+        run.created = time.now - timedelta(hours=25)
     vendor.calls.clear()
     assert await replicate.find(Tag(attempt_id=new_id(), epoch=1)) is None
     assert len([call for call in vendor.calls if call.path == "/v1/trainings"]) == 1

@@ -46,6 +46,7 @@ _OLDEST_TRAINING = timedelta(days=8)
 _OLDEST_PREDICTION = timedelta(hours=3)
 """An account may make many a second: no more are looked through than can be alive."""
 _OVER = frozenset({RunStatus.ENDED, RunStatus.GONE})
+_CLOCKS_DIFFER = timedelta(days=1)
 _EVENTS = ["start", "completed"]
 _UUID7 = 7
 
@@ -275,7 +276,7 @@ class ReplicateProvider:
     async def _newest(self, tag: Tag) -> RunView | None:
         await self._renew_secrets()
         found: list[tuple[int, bool, RunView]] = []
-        async for shown, answer in self._api.runs(since=_born(tag.attempt_id) or self._clock() - self._oldest):
+        async for shown, answer in self._api.runs(since=self._since(tag.attempt_id)):
             known = Tag.parse(label_of(shown), self._installation)
             if known is not None and known.attempt_id == tag.attempt_id:
                 view = self._view(shown, answer)
@@ -286,6 +287,14 @@ class ReplicateProvider:
         known = Tag.parse(label_of(shown), self._installation)
         view = view_of(shown, self._api.ref(a_text(shown["id"])), answer)
         return view if known is None else msgspec.structs.replace(view, epoch=known.epoch)
+
+    def _since(self, attempt_id: UUID) -> datetime:
+        """No run of the attempt is older: its id says when it was made, by a clock that may differ from ours."""
+        now, born = self._clock(), _born(attempt_id)
+        oldest = now - self._oldest
+        if born is None or born - now > _CLOCKS_DIFFER:
+            return oldest
+        return max(born - _CLOCKS_DIFFER, oldest)
 
     async def _renew_secrets(self) -> None:
         """Fetches the webhook secret when it is due. A failure costs webhooks alone: looking goes on without them."""
