@@ -177,12 +177,15 @@ class Egress:
                 return await self._once(request)
         raise AssertionError("stamina raises the last error")
 
-    async def start(self, path: str, *, json: Any, check: Callable[[], None]) -> Answer:
+    async def start(
+        self, path: str, *, json: Any, check: Callable[[], None], headers: Mapping[str, str] | None = None
+    ) -> Answer:
         """A POST that starts something: sent once, after `check`, which is asked when the call's turn has come.
 
         A call may wait long for its turn, and its right to start may be over by then. Raises as `call` and `check` do.
         """
-        return await self._once(self._client.build_request("POST", f"{self.base_url}{path}", json=json), check)
+        request = self._client.build_request("POST", f"{self.base_url}{path}", json=json, headers=dict(headers or {}))
+        return await self._once(request, check)
 
     @asynccontextmanager
     async def stream(

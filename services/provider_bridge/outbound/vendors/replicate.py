@@ -144,7 +144,13 @@ class ReplicateProvider:
             return found.ref
         fixed = settings.version if model == settings.model else ""
         version = fixed or await self._api.newest_version(model)
-        return await self._api.create(self._body(order), model=model, version=version, limit_s=order.max_run_s)
+        return await self._api.create(
+            self._body(order),
+            model=model,
+            version=version,
+            limit_s=order.max_run_s,
+            check=lambda: self._fences.check(order.tag),
+        )
 
     async def find(self, tag: Tag) -> RunView | None:
         """The attempt's run of the highest epoch, in the list of the newest; of two, the one that lives."""

@@ -1,6 +1,6 @@
 """Trainings and predictions by our own egress: the calls in which Replicate's client loses data or money."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any
@@ -30,8 +30,10 @@ class ReplicateApi:
         """By which a run of this kind is asked for, whatever kind new runs are of then."""
         return f"{_PREDICTIONS}{run_id}" if self._predictions else run_id
 
-    async def create(self, body: Object, *, model: str, version: str, limit_s: int | None) -> str:
-        """Starts a run, once; its ref.
+    async def create(
+        self, body: Object, *, model: str, version: str, limit_s: int | None, check: Callable[[], None]
+    ) -> str:
+        """Starts a run, once, if `check` lets it when its turn has come; its ref.
 
         Raises StartRefused for what Replicate does not take.
         """
@@ -39,9 +41,10 @@ class ReplicateApi:
             if self._predictions:
                 headers = {"Cancel-After": f"{limit_s or PREDICTION_LIMIT_S}s"}
                 body = {**body, "version": version}
-                answer = await self._egress.call("POST", "/predictions", json=body, headers=headers)
+                answer = await self._egress.start("/predictions", json=body, check=check, headers=headers)
             else:
-                answer = await self._egress.call("POST", f"/models/{model}/versions/{version}/trainings", json=body)
+                path = f"/models/{model}/versions/{version}/trainings"
+                answer = await self._egress.start(path, json=body, check=check)
         except VendorRefused as refusal:
             raise _refused(refusal) from refusal
         return self.ref(a_text(_run(answer.json())["id"]))

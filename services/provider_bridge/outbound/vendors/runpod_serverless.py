@@ -164,7 +164,7 @@ class RunPodServerlessProvider:
         url = webhook_for(order.webhook_url, settings.api_url)
         if url is not None:
             body["webhook"] = with_secret(url, self._key, label)
-        return await self._jobs.run(body)
+        return await self._jobs.run(body, lambda: self._fences.check(order.tag))
 
     async def find(self, tag: Tag) -> RunView | None:
         """The attempt's job of the highest epoch among those that RunPod lists and whose label it shows."""

@@ -29,6 +29,7 @@ class RunPodEndpoints:
         self._key = key
         self._network = network
         self._session: aiohttp.ClientSession | None = None
+        self._is_closed = False
 
     async def health(self, endpoint_id: str) -> Object:
         """Jobs and workers by state. Raises CredentialRefused, Unavailable, LookupError for no such endpoint."""
@@ -49,7 +50,8 @@ class RunPodEndpoints:
             await job.cancel()
 
     async def close(self) -> None:
-        """Gives back connections."""
+        """Gives back connections; nothing is asked after it."""
+        self._is_closed = True
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -57,6 +59,8 @@ class RunPodEndpoints:
     @asynccontextmanager
     async def _asking(self) -> AsyncGenerator[aiohttp.ClientSession]:
         network = self._network
+        if self._is_closed:
+            raise Unavailable("the provider was set up anew in the middle of a step")
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(ssl=network.ssl_context()),

@@ -1,7 +1,7 @@
 """RunPod's job API by our own egress, and what it shows of a job in our terms."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Any
@@ -46,17 +46,19 @@ class RunPodJobs:
         self._labels: dict[str, str] = {}
         """Of jobs that were looked at; a job's label never changes."""
 
-    async def run(self, body: Object) -> str:
-        """Queues a job, once; its ref. Raises StartRefused for what RunPod does not take."""
-        content = msgspec.json.encode(body)
-        if len(content) > MAX_BODY_BYTES:
+    async def run(self, body: Object, check: Callable[[], None]) -> str:
+        """Queues a job, once, if `check` lets it when its turn has come; its ref.
+
+        Raises StartRefused for what RunPod does not take.
+        """
+        size = len(msgspec.json.encode(body))
+        if size > MAX_BODY_BYTES:
             raise StartRefused(
-                f"The job is {len(content)} bytes large; RunPod takes {MAX_BODY_BYTES}.",
+                f"The job is {size} bytes large; RunPod takes {MAX_BODY_BYTES}.",
                 "Shorten the config: datasets do not belong into it, the run fetches them.",
             )
-        headers = {"content-type": "application/json"}
         try:
-            answer = await self._jobs.call("POST", f"/{self._endpoint_id}/run", content=content, headers=headers)
+            answer = await self._jobs.start(f"/{self._endpoint_id}/run", json=body, check=check)
         except VendorRefused as refusal:
             raise _refused(self._endpoint_id, refusal) from refusal
         job_id = a_text(an_object(answer.json()).get("id"))
