@@ -28,6 +28,21 @@ NAME = "local"
 HARDWARE = "this machine"
 
 
+CAPABILITIES = Capabilities(
+    can_cancel=True,
+    live_logs=True,
+    cost=False,
+    spot=False,
+    max_run_time_s=None,
+    upload_limit_bytes=None,
+    site=None,
+    fences_epochs=True,
+    default_hardware=HARDWARE,
+    tested_against="itself",
+)
+"""Beside the site, which is the state folder's."""
+
+
 class LocalProvider:
     """Runs each attempt as one process tree of this machine, at most once."""
 
@@ -44,18 +59,7 @@ class LocalProvider:
     @property
     def capabilities(self) -> Capabilities:
         """Cancels at once, costs nothing, no limits; reachable only where its state folder is."""
-        return Capabilities(
-            can_cancel=True,
-            live_logs=True,
-            cost=False,
-            spot=False,
-            max_run_time_s=None,
-            upload_limit_bytes=None,
-            site=self.site,
-            fences_epochs=True,
-            default_hardware=HARDWARE,
-            tested_against="itself",
-        )
+        return msgspec.structs.replace(CAPABILITIES, site=self.site)
 
     async def quote(self) -> list[Offer]:
         """This machine with its GPUs. It costs what billing says, which to the provider is nothing."""

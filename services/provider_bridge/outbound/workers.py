@@ -52,6 +52,20 @@ class _Gift(msgspec.Struct, frozen=True, kw_only=True):
     price: int
 
 
+CAPABILITIES = Capabilities(
+    can_cancel=True,
+    live_logs=False,
+    cost=False,
+    spot=False,
+    max_run_time_s=None,
+    upload_limit_bytes=None,
+    site=None,
+    fences_epochs=True,
+    default_hardware=ANY,
+    tested_against="itself",
+)
+
+
 class WorkersProvider:
     """Gives each attempt to one idle worker, at most once."""
 
@@ -66,18 +80,7 @@ class WorkersProvider:
     @property
     def capabilities(self) -> Capabilities:
         """Cancels through the worker, costs what an administrator said, no limits."""
-        return Capabilities(
-            can_cancel=True,
-            live_logs=False,
-            cost=False,
-            spot=False,
-            max_run_time_s=None,
-            upload_limit_bytes=None,
-            site=None,
-            fences_epochs=True,
-            default_hardware=ANY,
-            tested_against="itself",
-        )
+        return CAPABILITIES
 
     async def quote(self) -> list[Offer]:
         """Each worker that takes a run now, under its id."""

@@ -11,6 +11,7 @@ from shared.contracts import catalogue
 from shared.contracts.provider import ProviderOffersPublished
 from tests.integration.gateway.conftest import OpenSite, Site
 from tests.simulators.replicate import DESTINATION, KEY, TRAINER, Replicate
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -208,3 +209,14 @@ async def test_a_users_own_key_is_theirs_and_goes_first(here: Site) -> None:
     after = (await here.http.post("/api/users/me/credentials/validate", json=asked)).json()
     assert after["valid"] is False, "everybody's key is wrong"
     assert KEY not in json.dumps([stored.json(), mine, valid, stale])
+
+
+async def test_every_replica_hears_of_a_key_soon(here: Site) -> None:
+    """Far sooner than each looks by itself (`directory.REFRESH_S`)."""
+    await here.start("provider_bridge")
+    await store_key(here)
+
+    async def all_know() -> bool:
+        return all([(await provider(here))["configured"] for _ in range(12)])
+
+    await eventually(all_know, deadline_s=15)
