@@ -100,6 +100,22 @@ WORDS: dict[str, dict[str, RunStatus]] = {
         "PAUSED": RunStatus.GONE,
         "DELETING": RunStatus.GONE,
     },
+    "skypilot": {
+        "PENDING": RunStatus.QUEUED,
+        "SUBMITTED": RunStatus.QUEUED,
+        "STARTING": RunStatus.QUEUED,
+        "RUNNING": RunStatus.RUNNING,
+        "WINDING_DOWN": RunStatus.RUNNING,
+        "RECOVERING": RunStatus.RUNNING,
+        "CANCELLING": RunStatus.RUNNING,
+        "SUCCEEDED": RunStatus.ENDED,
+        "FAILED": RunStatus.ENDED,
+        "CANCELLED": RunStatus.GONE,
+        "FAILED_SETUP": RunStatus.GONE,
+        "FAILED_PRECHECKS": RunStatus.GONE,
+        "FAILED_NO_RESOURCE": RunStatus.GONE,
+        "FAILED_CONTROLLER": RunStatus.GONE,
+    },
 }
 """The providers' words as providers.md §0.2 has them. What is not here is not guessed."""
 

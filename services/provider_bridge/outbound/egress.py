@@ -151,10 +151,12 @@ class Egress:
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         repeats: bool | None = None,
+        answers: tuple[int, ...] = (),
     ) -> Answer:
         """One call; repeated on outages if `repeats` (by default: if its method changes nothing when repeated).
 
-        The body is `json`, or `content` as it is.
+        The body is `json`, or `content` as it is. `answers` are statuses that the provider uses for answers, though
+        they stand for errors elsewhere.
 
         Raises:
             Unavailable: no answer, a 5xx, a 429, or no HTTP that can be read.
@@ -169,12 +171,12 @@ class Egress:
             headers=dict(headers or {}),
         )
         if not (method in _IDEMPOTENT if repeats is None else repeats):
-            return await self._once(request)
+            return await self._once(request, answers)
         async for attempt in stamina.retry_context(
             on=_wait_of, attempts=_TRIES, timeout=_BUDGET_S, wait_initial=0.2, wait_max=LONGEST_WAIT_S
         ):
             with attempt:
-                return await self._once(request)
+                return await self._once(request, answers)
         raise AssertionError("stamina raises the last error")
 
     async def start(
@@ -185,7 +187,7 @@ class Egress:
         A call may wait long for its turn, and its right to start may be over by then. Raises as `call` and `check` do.
         """
         request = self._client.build_request("POST", f"{self.base_url}{path}", json=json, headers=dict(headers or {}))
-        return await self._once(request, check)
+        return await self._once(request, check=check)
 
     @asynccontextmanager
     async def stream(
@@ -220,7 +222,9 @@ class Egress:
         for limiter in self._limiters:
             await stack.enter_async_context(limiter)
 
-    async def _once(self, request: httpx.Request, check: Callable[[], None] | None = None) -> Answer:
+    async def _once(
+        self, request: httpx.Request, answers: tuple[int, ...] = (), check: Callable[[], None] | None = None
+    ) -> Answer:
         async with AsyncExitStack() as stack:
             await self._pace(stack)
             self._require_open()
@@ -233,7 +237,7 @@ class Egress:
             except httpx.HTTPError as error:
                 # The address may hold a token; the host says enough.
                 raise Unavailable(f"{request.url.host} does not answer: {type(error).__name__}") from error
-        if response.is_error:
+        if response.is_error and response.status_code not in answers:
             _raise_for(response, body)
         if response.is_redirect:
             raise Unavailable(f"{request.url.host} sends us elsewhere, where our key does not go")

@@ -12,6 +12,7 @@ from tests.contract.providers.local import local_case
 from tests.contract.providers.machines import lambda_case, runpod_case
 from tests.contract.providers.replicate import replicate_case
 from tests.contract.providers.runpod_serverless import runpod_serverless_case
+from tests.contract.providers.skypilot import skypilot_case
 from tests.contract.providers.worker import worker_case
 from tests.support.log import LogDatabase
 
@@ -24,6 +25,7 @@ CASES: dict[str, Callable[[Path], AbstractAsyncContextManager[Case]]] = {
     "runpod_serverless": runpod_serverless_case,
     "huggingface": hugging_face_case,
     "hf_spaces": hf_spaces_case,
+    "skypilot": skypilot_case,
 }
 
 ON_DATABASE: dict[str, Callable[[Path, LogDatabase], AbstractAsyncContextManager[Case]]] = {"worker": worker_case}

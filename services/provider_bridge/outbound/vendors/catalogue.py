@@ -9,6 +9,7 @@ from services.provider_bridge.outbound.vendors import (
     replicate,
     runpod_pods,
     runpod_serverless,
+    skypilot,
 )
 
 KINDS: tuple[ProviderKind, ...] = (
@@ -19,6 +20,7 @@ KINDS: tuple[ProviderKind, ...] = (
     kaggle.KIND,
     hugging_face.KIND,
     hugging_face_spaces.KIND,
+    skypilot.KIND,
 )
 """Add yours here; docs/providers.md and the provider endpoints are made from it."""
 
