@@ -1,10 +1,11 @@
 """SkyPilot's API server over HTTP: every call is a request of its own, whose outcome is fetched by its id.
 
 Its Python client is not used: importing it takes eleven seconds, it prints, and it unpickles what the server sends
-(docs/decisions/0026). Errors are read by their type's name and their message.
+(docs/decisions/0025). Errors are read by their type's name and their message.
 """
 
 import json
+import re
 from typing import Any
 
 from services.provider_bridge.outbound.egress import Answer, Egress, VendorRefused
@@ -14,6 +15,7 @@ from shared.problems import Unavailable
 _REQUEST_ID = "x-skypilot-request-id"
 _FAILED = 500
 _LAUNCH = "sky.jobs.launch"
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _FIELDS = ("job_id", "job_name", "status", "submitted_at", "start_at", "end_at", "failure_reason", "details")
 
 
@@ -93,7 +95,7 @@ class SkyApi:
             error = _decoded(an_object(content.get("detail")).get("error"))
             if not error:
                 raise Unavailable("SkyPilot answers 500 and does not say why")
-            raise SkyError(a_text(error.get("type")), a_text(error.get("message")))
+            raise SkyError(a_text(error.get("type")), _COLOURS.sub("", a_text(error.get("message"))))
         if "return_value" not in content:
             raise Unavailable("SkyPilot answers with something that is no outcome")
         try:
