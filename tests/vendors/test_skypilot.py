@@ -1,5 +1,6 @@
 """The real SkyPilot API server on loopback, without a cloud: requests, outcomes, and its words for why not."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -49,6 +50,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
     with running(["setsid", *command], env, home, healthy, limit_s=180) as process:
         yield url
         os.killpg(process.pid, signal.SIGTERM)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 async def test_the_real_server_is_asked_and_refuses_for_want_of_a_cloud(server: str) -> None:
