@@ -92,7 +92,9 @@ class HuggingFaceProvider:
             return existing.ref
         namespace = await self._hub.namespace()
         try:
-            answer = await self._hub.egress.call("POST", f"/api/jobs/{namespace}", json=body)
+            answer = await self._hub.egress.start(
+                f"/api/jobs/{namespace}", json=body, check=lambda: self._fences.check(order.tag)
+            )
         except VendorRefused as refused:
             raise _refusal(refused, namespace) from refused
         ref = an_object(answer.json()).get("id")

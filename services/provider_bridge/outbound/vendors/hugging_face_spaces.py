@@ -93,7 +93,11 @@ class SpacesProvider:
                 await self._delete(a_text(space.get("id")))
         namespace = await self._hub.namespace()
         try:
-            await self._hub.egress.call("POST", "/api/repos/create", json=self._repository(order, namespace))
+            await self._hub.egress.start(
+                "/api/repos/create",
+                json=self._repository(order, namespace),
+                check=lambda: self._fences.check(order.tag),
+            )
         except VendorRefused as refused:
             if refused.status == _CONFLICT:
                 raise Unavailable(f"the Hub is still busy with {ref}: {refused}") from refused
@@ -101,6 +105,7 @@ class SpacesProvider:
                 f"The Hub does not create the Space: {refused.excerpt}",
                 "Check namespace and hardware; Spaces on GPUs need a plan that includes them, and Jobs need none.",
             ) from refused
+        self._fences.check(order.tag)
         try:
             await self._hub.egress.call(
                 "POST",

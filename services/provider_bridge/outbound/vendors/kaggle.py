@@ -133,7 +133,10 @@ class KaggleProvider:
             session_s=min(run_s + MARGIN_S, SESSION_S),
         )
         try:
-            saved, _ = await self._ask("SaveKernel", body, repeats=False)
+            answer = await self._egress.start(
+                f"/v1/{_KERNELS}/SaveKernel", json=body, check=lambda: self._fences.check(order.tag)
+            )
+            saved = _content(answer)
         except VendorRefused as refused:
             raise refusal_of(refused.excerpt) from refused
         if error := saved.get("error"):
@@ -316,20 +319,26 @@ class KaggleProvider:
             return None
 
     async def _ask(
-        self, method: str, body: dict[str, Any], *, service: str = _KERNELS, repeats: bool = True
+        self, method: str, body: dict[str, Any], *, service: str = _KERNELS
     ) -> tuple[dict[str, Any], Answer]:
-        answer = await self._egress.call("POST", f"/v1/{service}/{method}", json=body, repeats=repeats)
-        content: object = answer.json() or {}
-        if not isinstance(content, dict):
-            raise Unavailable(f"Kaggle answers {method} with something that is no object")
-        told = cast("dict[str, Any]", content)
-        if (error := error_in(told)) is not None:
-            raise error
-        return told, answer
+        """A read, repeated on outages."""
+        answer = await self._egress.call("POST", f"/v1/{service}/{method}", json=body, repeats=True)
+        return _content(answer), answer
 
     def _is_alive(self, word: str) -> bool:
         """A word that nobody knows may well be a session that runs."""
         return read_word(self.name, word) not in {RunStatus.ENDED, RunStatus.GONE}
+
+
+def _content(answer: Answer) -> dict[str, Any]:
+    """What an answer says; raises the error that it holds."""
+    content: object = answer.json() or {}
+    if not isinstance(content, dict):
+        raise Unavailable("Kaggle answers with something that is no object")
+    told = cast("dict[str, Any]", content)
+    if (error := error_in(told)) is not None:
+        raise error
+    return told
 
 
 def _split(ref: str) -> tuple[str, str] | None:

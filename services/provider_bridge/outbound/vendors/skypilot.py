@@ -110,7 +110,7 @@ class SkyPilotProvider:
         if await self.fetch(label) is not None:
             return label
         try:
-            request_id = await self._api.launch(label, task)
+            request_id = await self._api.launch(label, task, check=lambda: self._fences.check(order.tag))
             await self._settled(request_id)
         except SkyError as error:
             raise _refusal(error) from error

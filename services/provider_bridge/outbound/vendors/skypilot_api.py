@@ -6,6 +6,7 @@ Its Python client is not used: importing it takes eleven seconds, it prints, and
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 from services.provider_bridge.outbound.egress import Answer, Egress, VendorRefused
@@ -35,10 +36,15 @@ class SkyApi:
         self.egress = egress
         self._user = {"SKYPILOT_USER_ID": user_id, "SKYPILOT_USER": "tunewright"}
 
-    async def launch(self, name: str, task: Object) -> str:
-        """Sends a job, once; the id of the request. JSON is YAML: the first document names the job."""
+    async def launch(self, name: str, task: Object, *, check: Callable[[], None]) -> str:
+        """Sends a job, once, if `check` still agrees; the id of the request. JSON is YAML: its head names the job."""
         text = f"{json.dumps({'name': name})}\n---\n{json.dumps(task)}\n"
-        return await self._send("/jobs/launch", {"task": text, "name": name}, repeats=False)
+        body = self._body({"task": text, "name": name})
+        try:
+            answer = await self.egress.start("/jobs/launch", json=body, check=check)
+        except VendorRefused as refused:
+            raise SkyError("Refused", str(refused)) from refused
+        return _request_id(answer, "/jobs/launch")
 
     async def jobs(self, name_match: str, *, skip_finished: bool) -> tuple[list[Object], Answer | None]:
         """Managed jobs whose name holds a text, of whichever user; none where no controller runs."""
@@ -85,7 +91,11 @@ class SkyApi:
 
     async def ask(self, path: str, body: Object) -> tuple[Any, Answer]:
         """A request and what came of it. Raises SkyError."""
-        return await self.outcome(await self._send(path, body, repeats=True))
+        try:
+            answer = await self.egress.call("POST", path, json=self._body(body), repeats=True)
+        except VendorRefused as refused:
+            raise SkyError("Refused", str(refused)) from refused
+        return await self.outcome(_request_id(answer, path))
 
     async def outcome(self, request_id: str) -> tuple[Any, Answer]:
         """What a request returned, once it has; the server holds the answer back until then. Raises SkyError."""
@@ -103,16 +113,6 @@ class SkyApi:
         except ValueError as error:
             raise Unavailable("SkyPilot's outcome is not JSON") from error
 
-    async def _send(self, path: str, body: Object, *, repeats: bool) -> str:
-        try:
-            answer = await self.egress.call("POST", path, json=self._body(body), repeats=repeats)
-        except VendorRefused as refused:
-            raise SkyError("Refused", str(refused)) from refused
-        request_id = answer.headers.get(_REQUEST_ID)
-        if not request_id:
-            raise Unavailable(f"what answers {path} is no SkyPilot API server")
-        return request_id
-
     def _body(self, body: Object) -> Object:
         return {
             "env_vars": self._user,
@@ -122,6 +122,13 @@ class SkyApi:
             "override_skypilot_config": {},
             **body,
         }
+
+
+def _request_id(answer: Answer, path: str) -> str:
+    found = answer.headers.get(_REQUEST_ID)
+    if not found:
+        raise Unavailable(f"what answers {path} is no SkyPilot API server")
+    return found
 
 
 def _decoded(text: object) -> Object:
