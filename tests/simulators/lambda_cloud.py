@@ -104,7 +104,7 @@ class LambdaCloud(Simulator):
 
     # ---- what a test does to a machine -------------------------------------------------------------------------
 
-    def of_attempt(self, attempt_hex: str) -> list[Machine]:
+    def of(self, attempt_hex: str) -> list[Machine]:
         """Every machine that was ever launched for an attempt."""
         with self.changed:
             return [machine for machine in self.machines.values() if attempt_hex in machine.label]
@@ -118,6 +118,11 @@ class LambdaCloud(Simulator):
         with self.changed:
             self._terminate(machine)
             machine.status = "terminated"
+
+    def preempt(self, machine: Machine) -> None:
+        """Lambda takes it away. Whether it costs on is not said anywhere; here it does, until it is terminated."""
+        machine.status = "preempted"
+        _power_off(machine)
 
     # ---- the API -----------------------------------------------------------------------------------------------
 

@@ -138,7 +138,7 @@ class RunPodPods(Simulator):
 
     # ---- what a test does to a pod -----------------------------------------------------------------------------
 
-    def of_attempt(self, attempt_hex: str) -> list[Pod]:
+    def of(self, attempt_hex: str) -> list[Pod]:
         """Every pod that was ever created for an attempt."""
         with self.changed:
             return [pod for pod in self.pods.values() if attempt_hex in pod.label]
@@ -164,9 +164,20 @@ class RunPodPods(Simulator):
             self.changed.notify_all()
         _end(pod.process)
 
+    def finish(self, pod: Pod) -> None:
+        """Its run has ended, and the entry deletes it from inside."""
+        self._delete(pod)
+
     def vanish(self, pod: Pod) -> None:
         """It is gone for good: its host died, or it was deleted elsewhere."""
         self._delete(pod)
+
+    def run_out_of_money(self) -> None:
+        """RunPod stops every pod, and creates none."""
+        self.balance_usd = 0.0
+        for pod in self.pods.values():
+            if pod.status in {"PROVISIONING", "STARTING", "RUNNING"}:
+                self.exit(pod)
 
     # ---- the API -----------------------------------------------------------------------------------------------
 

@@ -76,10 +76,10 @@ class RunPodCase(_MachineCase):
         return provider
 
     def _pod(self, attempt_id: UUID) -> runpod_pods.Pod:
-        return self.account.of_attempt(attempt_id.hex)[-1]
+        return self.account.of(attempt_id.hex)[-1]
 
     def starts(self, attempt_id: UUID) -> int:
-        return len(self.account.of_attempt(attempt_id.hex))
+        return len(self.account.of(attempt_id.hex))
 
     def begin(self, attempt_id: UUID) -> None:
         self.account.begin(self._pod(attempt_id))
@@ -88,7 +88,7 @@ class RunPodCase(_MachineCase):
         """The entry ends its own pod after the trainer."""
         pod = self._pod(attempt_id)
         self.account.say(pod, f"the run has ended with {code}; ending this pod")
-        self.account.vanish(pod)
+        self.account.finish(pod)
 
     def vanish(self, attempt_id: UUID) -> None:
         self.account.vanish(self._pod(attempt_id))
@@ -127,10 +127,10 @@ class LambdaCase(_MachineCase):
         return provider
 
     def _machine(self, attempt_id: UUID) -> lambda_cloud.Machine:
-        return self.account.of_attempt(attempt_id.hex)[-1]
+        return self.account.of(attempt_id.hex)[-1]
 
     def starts(self, attempt_id: UUID) -> int:
-        return len(self.account.of_attempt(attempt_id.hex))
+        return len(self.account.of(attempt_id.hex))
 
     def begin(self, attempt_id: UUID) -> None:
         self.account.begin(self._machine(attempt_id))

@@ -130,6 +130,14 @@ def test_an_error_of_any_shape_is_told_by_its_text(content: Any) -> None:
     assert "odd" in refused.message
 
 
+def test_an_error_that_repeats_what_was_sent_is_told_without_the_token() -> None:
+    content = {"error": {"code": "global/invalid-parameters", "message": f"user_data: TW_TOKEN={TOKEN} is odd"}}
+    refused = refusal_of(VendorRefused(400, content, ""), TOKEN)
+    assert isinstance(refused, StartRefused)
+    assert "is odd" in refused.message
+    assert TOKEN not in refused.message
+
+
 async def test_a_machine_is_placed_where_the_offer_says(account: simulator.LambdaCloud, connect: Connect) -> None:
     offer = Offer(
         provider="lambda",

@@ -209,14 +209,21 @@ async def test_a_pod_is_created_as_the_offer_says_with_all_that_the_entry_reads(
 def test_want_of_machines_is_told_from_a_bad_request_by_its_sentence(
     status: int, detail: str, kind: type[StartRefused]
 ) -> None:
-    refused = start_refused(VendorRefused(status, {"title": "x", "status": status, "detail": detail}, detail))
+    refused = start_refused(VendorRefused(status, {"title": "x", "status": status, "detail": detail}, detail), TOKEN)
     assert type(refused) is kind
     assert detail in refused.message
 
 
 @pytest.mark.parametrize("content", [None, [], {"detail": 7}, {"errors": "none"}])
 def test_an_error_of_any_shape_is_told_by_its_text(content: Any) -> None:
-    assert "odd" in start_refused(VendorRefused(400, content, "odd")).message
+    assert "odd" in start_refused(VendorRefused(400, content, "odd"), TOKEN).message
+
+
+def test_an_error_that_repeats_what_was_sent_is_told_without_the_token() -> None:
+    content = {"detail": "Request validation failed.", "errors": [f"$.env: '{TOKEN}' is too long"]}
+    message = start_refused(VendorRefused(422, content, ""), TOKEN).message
+    assert "is too long" in message
+    assert TOKEN not in message
 
 
 async def test_what_is_wrong_with_an_order_is_told_by_field(account: simulator.RunPodPods, connect: Connect) -> None:
@@ -275,7 +282,7 @@ async def test_one_list_answers_for_every_run_and_one_call_more_for_one_that_is_
     account.vanish(account.pods[refs[0]])
     account.calls.clear()
     assert await provider.confirm_gone(refs[0])
-    assert [call.path for call in account.calls] == ["/v2/pods", f"/v2/pods/{refs[0]}", "/v2/billing/pods"]
+    assert [call.path for call in account.calls] == ["/v2/pods", f"/v2/pods/{refs[0]}"]
 
 
 async def test_a_pod_that_has_stopped_is_over_but_not_gone_until_it_is_deleted(

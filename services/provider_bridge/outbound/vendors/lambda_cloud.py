@@ -149,7 +149,7 @@ class LambdaCloud:
                 "/instance-operations/launch", json=body, check=lambda: self._fences.check(order.tag)
             )
         except (VendorRefused, Forbidden) as refusal:
-            raise refusal_of(refusal) from refusal
+            raise refusal_of(refusal, order.token) from refusal
         ids = answer.read(LaunchedShown).data.instance_ids
         if not ids:
             raise Unavailable("Lambda answered a launch without a machine")

@@ -7,6 +7,7 @@ import msgspec
 
 from services.provider_bridge.outbound.egress import Forbidden, VendorRefused
 from services.provider_bridge.outbound.ports import CredentialRefused, NoCapacity, NoFunds, StartRefused
+from services.provider_bridge.outbound.vendors.machines import HIDDEN
 from shared.contracts.offers import Offer
 from shared.problems import Unavailable
 
@@ -124,13 +125,17 @@ class RefusalShown(msgspec.Struct):
     error: FaultShown = msgspec.field(default_factory=FaultShown)
 
 
-def refusal_of(refusal: VendorRefused | Forbidden) -> StartRefused | Unavailable:
-    """What a refused call means, by its code alone: capacity, quota and bad input share a status."""
+def refusal_of(refusal: VendorRefused | Forbidden, token: str | None = None) -> StartRefused | Unavailable:
+    """What a refused call means, by its code alone: capacity, quota and bad input share a status.
+
+    The run's token is taken out, should Lambda repeat what it was sent.
+    """
     try:
         fault = msgspec.convert(refusal.content, RefusalShown).error
     except msgspec.ValidationError:
         fault = FaultShown()
     said = fault.message or str(refusal)
+    said = said.replace(token, HIDDEN) if token else said
     code = fault.code
     if code in _NO_CAPACITY:
         return NoCapacity(f"Lambda has no such machine now: {said}")

@@ -12,6 +12,9 @@ import msgspec
 from services.provider_bridge.outbound.ports import OurRun, RunView, Tag
 from services.provider_bridge.outbound.vendors.gathering import Gathered
 
+HIDDEN = "…"
+"""Stands where a vendor repeats a run's token."""
+
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """One machine as its provider shows it, moments by our clock."""
@@ -24,7 +27,6 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     price_micro_usd_per_hour: int
     is_over: bool
     """It is gone for good and costs nothing; one that has merely stopped is not."""
-    billed_s: float | None = None
 
     def view(self, installation: str) -> RunView:
         """As the bridge sees it."""
@@ -33,7 +35,6 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
             ref=self.ref,
             word=self.word,
             started_at=self.started_at,
-            billed_s=self.billed_s,
             epoch=tag.epoch if tag is not None else None,
         )
 

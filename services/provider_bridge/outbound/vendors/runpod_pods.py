@@ -143,7 +143,7 @@ class RunPodPods:
         try:
             answer = await self._api.start("/v2/pods", json=body, check=lambda: self._fences.check(order.tag))
         except VendorRefused as refusal:
-            raise start_refused(refusal) from refusal
+            raise start_refused(refusal, order.token) from refusal
         except Forbidden as refusal:
             # Valid keys are refused single GPUs by 403: the next candidate may do (providers.md §3.2).
             raise NoCapacity(f"RunPod does not give this account such a machine: {refusal.message}") from refusal
@@ -156,7 +156,7 @@ class RunPodPods:
 
     async def fetch(self, ref: str) -> RunView | None:
         """The pod; one that is deleted is shown as TERMINATED once RunPod's bill for it is closed."""
-        return await self._roll.view(ref)
+        return await self._roll.view(ref) or await self._billed(ref)
 
     async def logs(self, ref: str, after: str | None) -> LogPage:
         """The container's lines; the cursor is the id of the last event."""
@@ -240,11 +240,11 @@ class RunPodPods:
             answer = await self._api.get(f"/v2/pods/{ref}")
         except VendorRefused as refusal:
             if refusal.status == http.HTTPStatus.NOT_FOUND:
-                return await self._billed(ref)
+                return None
             raise Unavailable(f"RunPod does not show the pod: {refusal}") from refusal
         return self._machine(answer.read(PodShown), answer)
 
-    async def _billed(self, ref: str) -> Machine | None:
+    async def _billed(self, ref: str) -> RunView | None:
         """A deleted pod with the seconds that RunPod charges for; None until its last hour is over, or without a price.
 
         The hour in progress is still being added up, so a record of it would be too small.
@@ -261,15 +261,7 @@ class RunPodPods:
         if not records or any(end is None or end > self._clock() for end in ends):
             return None
         billed_s = sum(record.gpu_amount for record in records) * 1_000_000 / price * 3600
-        return Machine(
-            ref=ref,
-            label="",
-            word="TERMINATED",
-            started_at=None,
-            price_micro_usd_per_hour=price,
-            is_over=True,
-            billed_s=billed_s,
-        )
+        return RunView(ref=ref, word="TERMINATED", billed_s=billed_s)
 
     def _machine(self, pod: PodShown, answer: Answer) -> Machine:
         price = round((pod.cost or 0.0) * 1_000_000)

@@ -7,6 +7,7 @@ import msgspec
 
 from services.provider_bridge.outbound.egress import VendorRefused
 from services.provider_bridge.outbound.ports import NoCapacity, StartRefused
+from services.provider_bridge.outbound.vendors.machines import HIDDEN
 
 _NO_CAPACITY = re.compile(
     r"no longer any instances|no (machine|gpu|instance|host)s?\b|capacity|(out of|no) stock|could not be placed"
@@ -73,13 +74,16 @@ class ProblemShown(msgspec.Struct):
     errors: list[str] = msgspec.field(default_factory=list[str])
 
 
-def start_refused(refusal: VendorRefused) -> StartRefused:
-    """What a refused create means: want of machines, or a fault of the order that stays one."""
+def start_refused(refusal: VendorRefused, token: str) -> StartRefused:
+    """What a refused create means: want of machines, or a fault of the order that stays one.
+
+    The run's token is taken out, should RunPod repeat what it was sent.
+    """
     try:
         problem = msgspec.convert(refusal.content, ProblemShown)
     except msgspec.ValidationError:
         problem = ProblemShown()
-    detail = " ".join([problem.detail or refusal.excerpt, *problem.errors])
+    detail = " ".join([problem.detail or refusal.excerpt, *problem.errors]).replace(token, HIDDEN)
     if refusal.status == http.HTTPStatus.BAD_REQUEST and _NO_CAPACITY.search(detail):
         return NoCapacity(f"RunPod has no such machine now: {detail}")
     return StartRefused(
