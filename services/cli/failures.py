@@ -34,6 +34,7 @@ _ADVICE = {
     "service_unavailable": "Try again in a moment; `tunewright up` must be running.",
     "job_not_found": "`tunewright ps` lists the jobs.",
     "unknown_provider": "Name one of the known providers with --provider.",
+    "provider_not_configured": "`GET /api/cloud/providers` says what is missing; docs/providers.md how to set it up.",
     "idempotency_key_reused": "Use a new --idempotency-key for another request.",
     "invalid_job_state": "`tunewright describe JOB` shows the job's state.",
     "internal_error": "The service's log says more; the request id finds it there.",

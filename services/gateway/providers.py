@@ -1,9 +1,13 @@
 """What routes ask the bridge about providers. The bridge answers from its log, or from the provider itself."""
 
+import asyncio
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from services.gateway.administration import Component
 from services.gateway.domain.job_metrics import metrics_response
 from services.gateway.domain.provider_body import CostEstimateResponse, cost_estimate
 from services.gateway.handlers import Principal
@@ -27,6 +31,7 @@ from shared.contracts.provider import (
 )
 from shared.ids import new_id
 from shared.messaging.commands import CommandSender
+from shared.problems import Unavailable
 
 OWNER = "provider_bridge"
 BUILT_IN = frozenset({"local", "worker", "auto"})
@@ -36,6 +41,7 @@ LOOK_UP_S = 20.0
 ASK_PROVIDER_S = 60.0
 """The bridge asks somebody else, with retries."""
 ESTIMATE_DAYS = 30
+PROBE_S = 10.0
 
 
 class ProviderDesk:
@@ -128,6 +134,31 @@ class ProviderDesk:
         seen = metrics_response(await self._reads.sums(ESTIMATE_DAYS), ESTIMATE_DAYS).by_provider.get(name)
         return cost_estimate(view, hardware, None if seen is None else seen.avg_job_duration_seconds)
 
+    async def health(self, principal: Principal, *, only: str | None = None) -> list[Component]:
+        """Each provider whose keys are there, asked now; and whether every place where keys are kept can be read."""
+        try:
+            views = await self.all(principal)
+        except Unavailable as away:
+            return [Component(name="secrets", status="degraded", message=away.detail)]
+        wanted = [view for view in views if view.credentials and only in {None, view.name}]
+        async with asyncio.TaskGroup() as tasks:
+            asked = [tasks.create_task(self._probed(view.name, principal)) for view in wanted if view.configured]
+        return [secrets_component(wanted), *(task.result() for task in asked)]
+
+    async def _probed(self, name: str, principal: Principal) -> Component:
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(PROBE_S):
+                account = await self.account(name, principal)
+        except (Unavailable, TimeoutError):
+            return Component(name=f"provider:{name}", status="degraded", message="it does not answer")
+        return Component(
+            name=f"provider:{name}",
+            status="healthy" if account.valid else "degraded",
+            latency_ms=round((time.monotonic() - started) * 1000, 3),
+            message="it takes our key" if account.valid else account.error,
+        )
+
     async def _send(self, command: Command, principal: Principal, *, timeout_s: float = 5.0) -> CommandReply:
         return await self._sender.send(
             OWNER,
@@ -137,3 +168,15 @@ class ProviderDesk:
             source_ip=principal.source_ip,
             timeout_s=timeout_s,
         )
+
+
+def secrets_component(views: Sequence[ProviderView]) -> Component:
+    """Whose keys are there, and what hinders us from reading others."""
+    there = [view.name for view in views if view.configured]
+    hindered = [problem for view in views for problem in view.problems if "cannot be read" in problem]
+    told = f"keys of {', '.join(there)} are there" if there else "no provider's key is set"
+    return Component(
+        name="secrets",
+        status="degraded" if hindered else "healthy",
+        message="; ".join([told, *dict.fromkeys(hindered)]),
+    )

@@ -220,3 +220,28 @@ async def test_every_replica_hears_of_a_key_soon(here: Site) -> None:
         return all([(await provider(here))["configured"] for _ in range(12)])
 
     await eventually(all_know, deadline_s=15)
+
+
+async def test_health_asks_providers_when_it_is_told_to(here: Site) -> None:
+    """The operations guide: `GET /api/cloud/health?include_providers=true`."""
+    assert not [one for one in await components(here, "") if one["name"].startswith("provider:")]
+    (secrets,) = await components(here, "?include_providers=true")
+    assert (secrets["name"], secrets["status"], secrets["message"]) == (
+        "secrets",
+        "healthy",
+        "no provider's key is set",
+    )
+    await store_key(here)
+    secrets, replicate = await components(here, "?include_replicate=true")
+    assert secrets["message"] == "keys of replicate are there"
+    assert (replicate["name"], replicate["status"]) == ("provider:replicate", "healthy")
+    await store_key(here, "r8_wrong")
+    _, replicate = await components(here, "?include_providers=true")
+    assert replicate["status"] == "degraded"
+    assert "refuses our credentials" in replicate["message"]
+
+
+async def components(site: Site, query: str) -> list[dict[str, Any]]:
+    """Those beside the parts of Tunewright."""
+    told = (await site.http.get(f"/api/cloud/health{query}")).json()
+    return [one for one in told["components"] if one["name"] == "secrets" or one["name"].startswith("provider:")]

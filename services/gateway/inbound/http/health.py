@@ -4,9 +4,10 @@ from typing import Literal
 
 import msgspec
 from litestar import get
+from litestar.params import FromQuery
 
 from services.gateway.administration import Health
-from services.gateway.inbound.http.parts import Parts
+from services.gateway.inbound.http.parts import Caller, Parts
 
 
 class Healthy(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,9 +36,24 @@ async def health() -> Healthy:
 
 
 @get("/api/cloud/health", tags=["Health"])
-async def health_detail(parts: Parts) -> Health:
-    """Every part of Tunewright, asked now."""
-    return await parts.services.health()
+async def health_detail(
+    parts: Parts,
+    principal: Caller,
+    *,
+    include_providers: FromQuery[bool] = False,
+    include_replicate: FromQuery[bool] = False,
+) -> Health:
+    """Every part of Tunewright, asked now; with `include_providers` also each provider whose keys are there.
+
+    A provider that does not answer is degraded, and Tunewright healthy.
+    """
+    found = await parts.services.health()
+    if not (include_providers or include_replicate):
+        return found
+    only = None if include_providers else "replicate"
+    return msgspec.structs.replace(
+        found, components=[*found.components, *await parts.providers.health(principal, only=only)]
+    )
 
 
 @get("/api/cloud/health/live", tags=["Health"])
