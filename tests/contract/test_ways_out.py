@@ -104,7 +104,7 @@ def built(kind: ProviderKind, vendor: Vendor, network: NetworkSettings) -> Provi
     addresses = {
         name: vendor.url + _path_of(field.default)
         for name, field in fields.items()
-        if isinstance(field.default, str) and field.default.startswith("https://")
+        if isinstance(field.default, str) and field.default.startswith(("https://", "http://"))
     }
     return kind.build(
         Materials(
