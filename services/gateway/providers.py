@@ -26,6 +26,8 @@ from shared.contracts.provider import (
     ReadProviderVersions,
     ReceiveWebhook,
     RemoveProviderCredential,
+    RotatedView,
+    RotateProviderCredentials,
     StoreProviderCredential,
     VersionView,
 )
@@ -91,11 +93,18 @@ class ProviderDesk:
         command = RemoveProviderCredential(provider=name, credential=credential, user_id=user_id)
         await self._send(command, principal, timeout_s=LOOK_UP_S)
 
+    async def rotate(self, principal: Principal, *, user_id: str, provider: str | None) -> list[RotatedView]:
+        """Encrypts a user's keys anew."""
+        command = RotateProviderCredentials(user_id=user_id, provider=provider)
+        reply = await self._send(command, principal, timeout_s=LOOK_UP_S)
+        return msgspec.convert(reply.data["credentials"], list[RotatedView])
+
     async def credentials(
-        self, principal: Principal, *, user_id: str | None, provider: str | None = None
+        self, principal: Principal, *, user_id: str | None = None, provider: str | None = None, of_all: bool = False
     ) -> list[CredentialView]:
         """Stored keys without themselves."""
-        reply = await self._send(ReadProviderCredentials(user_id=user_id, provider=provider), principal)
+        command = ReadProviderCredentials(user_id=user_id, provider=provider, of_all=of_all)
+        reply = await self._send(command, principal)
         return msgspec.convert(reply.data["credentials"], list[CredentialView])
 
     async def account(self, name: str, principal: Principal) -> AccountView:

@@ -36,6 +36,8 @@ from shared.contracts.provider import (
     ReadProviders,
     ReadProviderVersions,
     RemoveProviderCredential,
+    RotatedView,
+    RotateProviderCredentials,
     StoreProviderCredential,
 )
 from shared.contracts.training.problems import FieldProblem
@@ -147,9 +149,21 @@ class ProviderHandlers:
         stored = [
             _credential_view(one)
             for one in await self._credentials.all()
-            if one.user_id == command.user_id and command.provider in {None, one.provider}
+            if (command.of_all or one.user_id == command.user_id) and command.provider in {None, one.provider}
         ]
         return CommandReply(data={"credentials": msgspec.to_builtins(stored)})
+
+    async def rotate(self, command: RotateProviderCredentials, _envelope: CommandEnvelope) -> CommandReply:
+        """Each one by itself; what cannot be read stays as it is."""
+        told: list[RotatedView] = []
+        for one in await self._credentials.all():
+            if one.user_id != command.user_id or command.provider not in {None, one.provider}:
+                continue
+            done = await self._credentials.reseal(one)
+            error = None if done else one.problem or "it was replaced meanwhile"
+            status = "rotated" if done else "failed"
+            told.append(RotatedView(provider=one.provider, credential_name=one.name, status=status, error=error))
+        return CommandReply(data={"credentials": msgspec.to_builtins(told)})
 
     async def account(self, command: ReadProviderAccount, _envelope: CommandEnvelope) -> CommandReply:
         """Asks the provider; what it says, a refusal too, is the answer."""

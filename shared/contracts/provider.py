@@ -196,6 +196,15 @@ class CredentialView(msgspec.Struct, frozen=True, kw_only=True):
     """Why it cannot be used."""
 
 
+class RotatedView(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one stored secret."""
+
+    provider: str
+    credential_name: str
+    status: Literal["rotated", "failed"]
+    error: str | None = None
+
+
 class AccountView(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a provider takes our key; `source` says where the key is from."""
 
@@ -262,7 +271,15 @@ class RemoveProviderCredential(Command, frozen=True, kw_only=True, tag="remove_c
 
 
 class ReadProviderCredentials(Command, frozen=True, kw_only=True, tag="read_credentials"):
-    """Answers `{"credentials": [CredentialView]}`: those of a user, or of everybody (`user_id` None)."""
+    """Answers `{"credentials": [CredentialView]}`: a user's, everybody's (`user_id` None), or all there are."""
+
+    user_id: str | None = None
+    provider: str | None = None
+    of_all: bool = False
+
+
+class RotateProviderCredentials(Command, frozen=True, kw_only=True, tag="rotate_credentials"):
+    """Encrypts a user's stored secrets anew under the present key. Answers `{"credentials": [RotatedView]}`."""
 
     user_id: str | None = None
     provider: str | None = None

@@ -104,7 +104,7 @@ OUT_OF_REACH: tuple[tuple[str, str], ...] = (
     (r"command:.*\.(rebuild_projections|replay_parked):.*", "by hand only: tests/fault/test_windows_*"),
     (r"query:provider_bridge\.(drop_ended_leases|release_leases):.*", "when a bridge starts, or stops in order"),
     (
-        r"query:provider_bridge\.(save|drop)_credential:.*",
+        r"query:provider_bridge\.(save|drop|reseal)_credential:.*",
         "when a person gives or takes back a key; a repeat is harmless",
     ),
     (r"query:storage\.release_pack_claim:.*", "when storage stops in order while it packs"),

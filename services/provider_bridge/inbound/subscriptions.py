@@ -30,6 +30,7 @@ from shared.contracts.provider import (
     ReadProviderVersions,
     ReceiveWebhook,
     RemoveProviderCredential,
+    RotateProviderCredentials,
     StoreProviderCredential,
 )
 from shared.contracts.subjects import BRIDGE_ATTEMPTS
@@ -86,6 +87,7 @@ def provider_commands(providers: ProviderHandlers, webhooks: WebhookHandlers) ->
         StoreProviderCredential: providers.store,
         RemoveProviderCredential: providers.remove,
         ReadProviderCredentials: providers.credentials,
+        RotateProviderCredentials: providers.rotate,
         ReadProviderAccount: providers.account,
         ReadProviderBalance: providers.balance,
         ReadProviderVersions: providers.versions,

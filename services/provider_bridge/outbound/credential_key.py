@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from shared.settings import Secret, SettingsError
 
 VARIABLES = ("TUNEWRIGHT_CREDENTIAL_KEY", "SIMPLETUNER_CREDENTIAL_KEY")
+OLDER_VARIABLE = "TUNEWRIGHT_CREDENTIAL_KEYS_BEFORE"
+"""Keys of earlier times, with commas, until everything was sealed anew."""
 KEY_FILE = "credential.key"
 _MIN_CHARS = 32
 _NONCE_BYTES = 12
@@ -38,9 +40,11 @@ class OtherKey(Exception):  # noqa: N818 - a state of the world, not an error of
 class CredentialKey:
     """Encrypts, decrypts, and makes fingerprints that tell two secrets apart and nothing else."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, older: "Sequence[CredentialKey]" = ()) -> None:
+        """`older` keys still open what was sealed under them."""
         self._cipher = AESGCM(_derived(text, b"encryption"))
         self._marking = _derived(text, b"fingerprints")
+        self._older = {key.key_id: key for key in older}
         self.key_id = hashlib.sha256(_derived(text, b"name")).hexdigest()[:8]
 
     def seal(self, value: str, owner: str) -> Sealed:
@@ -52,6 +56,8 @@ class CredentialKey:
 
     def open(self, sealed: Sealed, owner: str) -> Secret:
         """The value again. Raises OtherKey."""
+        if (older := self._older.get(sealed.key_id)) is not None:
+            return older.open(sealed, owner)
         try:
             return Secret(self._cipher.decrypt(sealed.nonce, sealed.ciphertext, owner.encode()).decode())
         except InvalidTag:
@@ -67,13 +73,19 @@ def find_key(environ: Mapping[str, str], state_dir: Path) -> CredentialKey:
 
     Raises SettingsError for a key that is too short, or a key file that others can read.
     """
+    before = [word.strip() for word in environ.get(OLDER_VARIABLE, "").split(",") if word.strip()]
+    older = [CredentialKey(_long_enough(OLDER_VARIABLE, text)) for text in before]
     for name in VARIABLES:
         if text := environ.get(name, "").strip():
-            if len(text) < _MIN_CHARS:
-                advice = "make one with: openssl rand -base64 32"
-                raise SettingsError(f"{name}: a key has at least {_MIN_CHARS} characters; {advice}")
-            return CredentialKey(text)
-    return CredentialKey(_kept(state_dir / KEY_FILE))
+            return CredentialKey(_long_enough(name, text), older)
+    return CredentialKey(_kept(state_dir / KEY_FILE), older)
+
+
+def _long_enough(name: str, text: str) -> str:
+    if len(text) < _MIN_CHARS:
+        advice = "make one with: openssl rand -base64 32"
+        raise SettingsError(f"{name}: a key has at least {_MIN_CHARS} characters; {advice}")
+    return text
 
 
 def _kept(path: Path) -> str:

@@ -59,6 +59,17 @@ class Credentials:
         with unavailable_on_outage("forget credential"):
             return await self._pool.fetchval(QUERIES.drop_credential, provider, user_id, name) is not None
 
+    async def reseal(self, stored: StoredCredential) -> bool:
+        """Encrypts a credential anew under the present key; False if it was replaced or forgotten meanwhile."""
+        if stored.value is None:
+            return False
+        sealed = self._key.seal(stored.value.reveal(), _owner(stored.provider, stored.user_id, stored.name))
+        with unavailable_on_outage("seal credential"):
+            changed = await self._pool.fetchval(
+                QUERIES.reseal_credential, stored.id, stored.updated_at, sealed.key_id, sealed.nonce, sealed.ciphertext
+            )
+        return changed is not None
+
     async def all(self) -> list[StoredCredential]:
         """Every one, in the order in which they came."""
         with unavailable_on_outage("read credentials"):

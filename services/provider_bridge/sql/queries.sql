@@ -100,6 +100,12 @@ SET key_id = excluded.key_id,
     updated_at = excluded.updated_at
 RETURNING id;
 
+-- name: reseal_credential
+-- The same credential under another key, unless it was replaced meanwhile.
+UPDATE credentials SET key_id = $3, nonce = $4, ciphertext = $5
+WHERE id = $1 AND updated_at = $2
+RETURNING id;
+
 -- name: drop_credential
 -- Forgets one; a row if there was one.
 DELETE FROM credentials

@@ -204,6 +204,10 @@ async def test_a_users_own_key_is_theirs_and_goes_first(here: Site) -> None:
     assert (await here.http.get("/api/users/ann/credentials")).json() == []
     stale = (await here.http.get("/api/users/me/credentials/stale?days=30")).json()
     assert (stale["user_id"], stale["stale_count"]) == ("local", 0)
+    rotated = (await here.http.post("/api/users/me/credentials/rotate", json={"provider": "replicate"})).json()
+    assert (rotated["success"], rotated["rotated_count"], rotated["credentials"][0]["status"]) == (True, 1, "rotated")
+    due = (await here.http.post("/api/users/credentials/check-stale")).json()
+    assert due == {"threshold_days": 90, "total_stale": 0, "users_with_stale": {}}
     removed = await here.http.delete("/api/users/me/credentials/replicate/api_token")
     assert removed.json() == {"success": True}
     after = (await here.http.post("/api/users/me/credentials/validate", json=asked)).json()

@@ -69,3 +69,17 @@ async def test_a_row_that_was_moved_to_another_owner_opens_nothing(bench: Bench)
     await bench.pool.execute("UPDATE credentials SET user_id = 'bob'")
     (one,) = await bench.ours.all()
     assert one.value is None
+
+
+async def test_a_new_key_opens_older_rows_and_seals_them_anew(bench: Bench) -> None:
+    """TUNEWRIGHT_CREDENTIAL_KEYS_BEFORE, until the older key is not needed any more."""
+    await bench.ours.save("replicate", None, "api_token", TOKEN, description=None, at=utc_now())
+    both = Credentials(bench.pool, CredentialKey("o" * 40, [KEY]))
+    (before,) = await both.all()
+    assert before.value is not None
+    assert await both.reseal(before)
+    (after,) = await Credentials(bench.pool, OTHER).all()
+    assert after.value is not None
+    assert (after.value.reveal(), after.updated_at) == (TOKEN.reveal(), before.updated_at)
+    await both.save("replicate", None, "api_token", Secret("newer"), description=None, at=utc_now())
+    assert not await both.reseal(before), "an older value never comes back"

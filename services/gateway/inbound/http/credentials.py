@@ -1,5 +1,6 @@
 """`/api/users/.../credentials`: keys of providers that belong to one user, and go before everybody's."""
 
+from collections import Counter
 from typing import Annotated
 
 import msgspec
@@ -10,8 +11,10 @@ from services.gateway.domain.provider_body import CredentialResponse, credential
 from services.gateway.inbound.http.parts import Caller, Parts
 from services.gateway.inbound.http.principal import require_json
 from services.gateway.inbound.http.problems import OK
+from shared.contracts.provider import RotatedView
 
 ME = "me"
+EVERYBODY = "everybody"
 Days = Annotated[int, QueryParameter(ge=1, le=365)]
 
 
@@ -54,6 +57,30 @@ class CredentialValidity(msgspec.Struct, frozen=True, kw_only=True):
     username: str | None
     token_source: str | None
     error: str | None
+
+
+class RotateCredentialsRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which provider's keys; None: all. `reason` is accepted for existing clients."""
+
+    provider: str | None = None
+    reason: str | None = None
+
+
+class RotateCredentialsResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of each."""
+
+    success: bool
+    rotated_count: int
+    credentials: list[RotatedView]
+    message: str
+
+
+class StaleSums(msgspec.Struct, frozen=True, kw_only=True):
+    """How many keys are due, and whose; `everybody` for those that belong to no user."""
+
+    threshold_days: int
+    total_stale: int
+    users_with_stale: dict[str, int]
 
 
 class StaleCredentials(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,12 +153,43 @@ async def stale_credentials(
     )
 
 
+@post("/{user_id:str}/credentials/rotate", status_code=OK, guards=[require_json])
+async def rotate_credentials(
+    user_id: FromPath[str], data: JSONBody[RotateCredentialsRequest], parts: Parts, principal: Caller
+) -> RotateCredentialsResponse:
+    """Encrypt a user's keys anew under the present TUNEWRIGHT_CREDENTIAL_KEY. The keys themselves stay the same."""
+    told = await parts.providers.rotate(principal, user_id=_user(user_id, principal), provider=data.provider)
+    rotated = sum(one.status == "rotated" for one in told)
+    return RotateCredentialsResponse(
+        success=rotated == len(told),
+        rotated_count=rotated,
+        credentials=told,
+        message=f"{rotated} of {len(told)} keys were encrypted anew",
+    )
+
+
+@post("/credentials/check-stale", status_code=OK)
+async def check_stale(parts: Parts, principal: Caller, days: Days = 90) -> StaleSums:
+    """How many stored keys are due to be given anew."""
+    old = stale(await parts.providers.credentials(principal, of_all=True), parts.reads.now(), days)
+    whose = Counter(view.user_id or EVERYBODY for view in old)
+    return StaleSums(threshold_days=days, total_stale=len(old), users_with_stale=dict(whose))
+
+
 def _user(given: str, principal: Caller) -> str:
     return principal.user_id if given == ME else given
 
 
 ROUTER = Router(
     "/api/users",
-    route_handlers=[list_credentials, set_credential, delete_credential, validate_credential, stale_credentials],
+    route_handlers=[
+        list_credentials,
+        set_credential,
+        delete_credential,
+        validate_credential,
+        stale_credentials,
+        rotate_credentials,
+        check_stale,
+    ],
     tags=["Credentials"],
 )
