@@ -71,6 +71,20 @@ def an_order(receiver: Receiver, pictures: Path, **config: Any) -> StartOrder:
     return StartOrder(tag=tag, spec=spec, token=receiver.token, max_run_s=900)
 
 
+def tools_of_a_machine(folder: Path) -> dict[str, str]:
+    """The environment of a machine's first boot, with the trainer's packages there instead of fetched by pip."""
+    tools = folder / "tools"
+    tools.mkdir()
+    python = tools / "python3"
+    python.write_text(
+        f'#!/usr/bin/env bash\ntest "${{1##*/}}" = setup_env.py && ln -s "{ROOT}/.venv-trainer" "${{1%/trainer/*}}/"\n',
+        encoding="utf-8",
+    )
+    python.chmod(0o755)
+    env = environment(folder / "elsewhere")
+    return {**env, "PATH": f"{tools}:{env['PATH']}", "PYTHONPATH": ""}
+
+
 async def test_a_pod_trains_reports_ends_itself_and_its_bill_is_closed(
     pods: tuple[runpod_pods.RunPodPods, Provider],
     receiver: Receiver,
@@ -131,19 +145,10 @@ async def test_a_pod_that_is_cancelled_saves_and_its_bill_is_closed(
 async def test_a_machine_boots_fetches_the_code_trains_and_costs_until_it_is_terminated(
     receiver: Receiver, folder_of_pictures: Path, lora_of_the_command_line: str, tmp_path: Path
 ) -> None:
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    environments = tools / "python3"
-    environments.write_text(  # in the place of pip and two gigabytes: the environment that is there
-        f'#!/usr/bin/env bash\ntest "${{1##*/}}" = setup_env.py && ln -s "{ROOT}/.venv-trainer" "${{1%/trainer/*}}/"\n',
-        encoding="utf-8",
-    )
-    environments.chmod(0o755)
-    machine_env = environment(tmp_path / "elsewhere")
     with lambda_cloud.LambdaCloud() as account:
         account.call_every_s = account.launch_every_s = None
         account.folder = tmp_path / "machines"
-        account.machine_env = {**machine_env, "PATH": f"{tools}:{machine_env['PATH']}", "PYTHONPATH": ""}
+        account.machine_env = tools_of_a_machine(tmp_path)
         settings = LambdaSettings(
             api_url=account.url,
             git_url=str(a_repository(tmp_path / "repository")),
