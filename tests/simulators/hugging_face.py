@@ -104,6 +104,7 @@ class Space:
     secrets: dict[str, str]
     flavor: str
     stage: str = "NO_APP_FILE"
+    error: str = ""
     files: dict[str, str] = field(default_factory=dict[str, str])
     commits: list[list[Any]] = field(default_factory=list[list[Any]])
     lines: list[str] = field(default_factory=list[str])
@@ -386,7 +387,8 @@ class HuggingFace(Simulator):
 
     def _runtime(self, space: Space) -> dict[str, Any]:
         current = space.flavor if space.stage in COSTS else None
-        return {"stage": space.stage, "hardware": {"current": current, "requested": space.flavor}, "gcTimeout": None}
+        shown = {"stage": space.stage, "hardware": {"current": current, "requested": space.flavor}, "gcTimeout": None}
+        return {**shown, "errorMessage": space.error} if space.error else shown
 
     def _end_what_is_overdue(self) -> None:
         for job in self.jobs:

@@ -152,7 +152,7 @@ async def test_files_that_are_not_taken_leave_no_repository_with_secrets(hub: Hu
     assert not hub.spaces
 
 
-async def test_a_space_that_has_paused_itself_costs_nothing_and_is_deleted_on_release(
+async def test_a_space_that_has_paused_itself_costs_nothing_and_is_deleted_when_that_is_confirmed(
     hub: HuggingFace, provider: Provider
 ) -> None:
     order = an_order(a_tag())
@@ -160,11 +160,12 @@ async def test_a_space_that_has_paused_itself_costs_nothing_and_is_deleted_on_re
     hub.show_space(hub.spaces[ref], "RUNNING")
     [running] = await provider.list_ours()
     assert (running.ref, running.price_micro_usd_per_hour) == (ref, 1_000_020)
+    assert not await provider.confirm_gone(ref)
     hub.show_space(hub.spaces[ref], "PAUSED")
-    assert await provider.confirm_gone(ref)
     assert await provider.list_ours() == []
-    await provider.cancel(order.tag, ref, 0)
+    assert await provider.confirm_gone(ref)
     assert ref not in hub.spaces
+    assert await provider.confirm_gone(ref)
     assert await provider.fetch(ref) is None
     assert not hub.bill.open()
 
@@ -175,7 +176,19 @@ async def test_spaces_of_the_account_that_are_not_ours_are_left_alone(hub: Huggi
     assert await provider.list_ours() == []
     await provider.cancel(a_tag(), space.id, 0)
     assert space.stage == "RUNNING"
+    hub.show_space(space, "PAUSED")
+    assert await provider.confirm_gone(space.id)
     assert space.id in hub.spaces
+
+
+async def test_a_build_that_failed_says_why(hub: HuggingFace, provider: Provider) -> None:
+    ref = await provider.submit(an_order(a_tag()))
+    space = hub.spaces[ref]
+    hub.show_space(space, "BUILD_ERROR")
+    space.error = "manifest unknown"
+    view = await provider.fetch(ref)
+    assert view is not None
+    assert (view.word, view.last_words) == ("BUILD_ERROR", "manifest unknown")
 
 
 async def test_a_log_is_read_on_while_the_space_runs(hub: HuggingFace, provider: Provider) -> None:

@@ -290,6 +290,7 @@ KIND: ProviderKind = ProviderKind(
         max_run_time_s=None,
         upload_limit_bytes=None,
         site=None,
+        metering="machine",
         default_hardware=_FLAVOR,
     ),
     build=HuggingFaceProvider,

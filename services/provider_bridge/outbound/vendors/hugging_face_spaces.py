@@ -135,15 +135,12 @@ class SpacesProvider:
         return await self._hub.log_page(f"/api/spaces/{ref}/logs/run", after)
 
     async def cancel(self, tag: Tag, ref: str, grace_s: float) -> None:  # noqa: ARG002 - the Hub's own grace it is
-        """Pauses the Space, which ends its container and its costs; one that has ended is deleted, secrets and all."""
+        """Pauses the Space, which ends its container and its costs."""
         self._fences.check(tag)
         if self._tag(ref) is None:  # nothing of ours
             return
         space = await self._space(ref)
-        if space is None:
-            return
-        if not self._is_alive(space):
-            await self._delete(ref)
+        if space is None or not self._is_alive(space):
             return
         try:
             await self._hub.egress.call("POST", f"/api/spaces/{ref}/pause", repeats=True)
@@ -152,9 +149,15 @@ class SpacesProvider:
                 raise Unavailable(f"the Hub does not pause {ref}: {refused}") from refused
 
     async def confirm_gone(self, ref: str) -> bool:
-        """Whether its hardware is given back. A paused Space keeps its repository and costs nothing."""
+        """Whether its hardware is given back. What is left then, secrets and all, is deleted if it is ours."""
         space = await self._space(ref)
-        return space is None or not self._is_alive(space)
+        if space is None:
+            return True
+        if self._is_alive(space):
+            return False
+        if self._tag(ref) is not None:
+            await self._delete(ref)
+        return True
 
     async def list_ours(self) -> list[OurRun]:
         """Spaces of this installation that are built, start or run."""
@@ -277,6 +280,7 @@ class SpacesProvider:
             word=_stage(space),
             # The Hub does not say when the hardware was there: the build, which is free, counts as well.
             started_at=a_moment(space.get("createdAt")),
+            last_words=a_text(an_object(space.get("runtime")).get("errorMessage")),
             epoch=tag.epoch if tag is not None else None,
         )
 

@@ -317,6 +317,7 @@ KIND: ProviderKind = ProviderKind(
         max_run_time_s=None,
         upload_limit_bytes=None,
         site=None,
+        metering="machine",
         default_hardware=_GPU,
     ),
     build=SkyPilotProvider,
