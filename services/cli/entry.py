@@ -9,7 +9,19 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
-from services.cli.commands import artifacts, jobs, learning, live, models, operations, past, serve, submit, trying
+from services.cli.commands import (
+    artifacts,
+    jobs,
+    learning,
+    live,
+    models,
+    operations,
+    past,
+    serve,
+    submit,
+    trying,
+    worker,
+)
 from services.cli.exit_codes import DONE, INTERRUPTED, USAGE
 from services.cli.failures import CliError
 from services.cli.session import Session
@@ -42,7 +54,7 @@ def make_app() -> App:
         default_parameter=Parameter(negative=()),
         result_action="return_value",
     )
-    for group in (operations, submit, jobs, live, learning, past, trying, serve):
+    for group in (operations, submit, jobs, live, learning, past, trying, serve, worker):
         group.register(app)
     app.command(artifacts.APP)
     app.command(models.APP)

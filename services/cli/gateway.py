@@ -39,7 +39,7 @@ class Gateway:
             base_url=self.url,
             headers=headers,
             timeout=httpx.Timeout(TIMEOUT_S, connect=CONNECT_S),
-            trust_env=not _is_loopback(self.url),
+            trust_env=not is_loopback(self.url),
         )
 
     def close(self) -> None:
@@ -157,7 +157,8 @@ def _parsed(lines: Iterator[str]) -> Iterator[ServerEvent]:
             id_ = value
 
 
-def _is_loopback(url: str) -> bool:
+def is_loopback(url: str) -> bool:
+    """Whether the URL's host is this machine, which no proxy stands before."""
     host = urlsplit(url).hostname or ""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
