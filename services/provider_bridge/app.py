@@ -19,6 +19,7 @@ from services.provider_bridge.outbound.credentials import Credentials
 from services.provider_bridge.outbound.directory import (
     VARIABLE_PREFIX,
     ConfiguredProviders,
+    FixedProviders,
     Surroundings,
     read_variables,
 )
@@ -47,6 +48,7 @@ from shared.settings import SettingsError
 
 _RENEWALS_PER_LEASE = 3
 _INSTALLATION_DIGITS = 8
+_WORKERS_QUOTED_EVERY_S = 30.0
 
 
 async def build(runtime: Runtime, settings: Settings) -> ServiceParts:
@@ -58,7 +60,8 @@ async def build(runtime: Runtime, settings: Settings) -> ServiceParts:
     key = find_key(environ, options.state_dir)
     workers = WorkerStore(runtime.pool, runtime.store, runtime.clock, key)
     credentials = Credentials(runtime.pool, key)
-    providers = await _configured(runtime, [local, WorkersProvider(workers)], credentials, environ)
+    own_workers = WorkersProvider(workers)
+    providers = await _configured(runtime, [local, own_workers], credentials, environ)
     driving = DrivingOptions(
         gateway_url=settings.bridge_gateway_url.rstrip("/"),
         public_url=settings.public_url,
@@ -68,6 +71,9 @@ async def build(runtime: Runtime, settings: Settings) -> ServiceParts:
     parts = assemble(runtime, settings, providers, owner.name, driving, workers)
     streams = ProviderStreams(runtime.store)
     quoter = Quoter(providers, streams, runtime.clock, interval_s=settings.bridge_quote_interval_s)
+    # Workers come and go by the minute, and asking them costs nobody anything: what they offer is told at once.
+    of_workers = Quoter(FixedProviders([own_workers]), streams, runtime.clock, interval_s=_WORKERS_QUOTED_EVERY_S)
+    workers.changed = of_workers.nudge
     about = provider_commands(
         ProviderHandlers(streams, providers, credentials, runtime.clock, KINDS),
         WebhookHandlers(runtime.store, runtime.pool, streams, providers, runtime.clock),
@@ -75,7 +81,7 @@ async def build(runtime: Runtime, settings: Settings) -> ServiceParts:
     return msgspec.structs.replace(
         parts,
         commands={**parts.commands, **about},
-        loops=[*parts.loops, providers.run, quoter.run, partial(_hear_of_changes, runtime.bus, providers)],
+        loops=[*parts.loops, providers.run, quoter.run, of_workers.run, partial(_hear_of_changes, runtime.bus, providers)],
     )
 
 

@@ -42,8 +42,8 @@ def gpus_of(gpu_info: Mapping[str, Any]) -> Gpus:
     return Gpus(name=name, count=count, vram_gb=_number(gpu_info, _MEMORIES_GB) or 0)
 
 
-def offer_of(worker_id: UUID, worker: Worker) -> Offer:
-    """The worker as a machine that can be had."""
+def offer_of(worker_id: UUID, worker: Worker, *, is_free: bool) -> Offer:
+    """The worker as a machine that can be had, now or when it is free."""
     gpus = gpus_of(worker.registered.gpu_info if worker.registered else {})
     return Offer(
         provider=PROVIDER,
@@ -52,7 +52,7 @@ def offer_of(worker_id: UUID, worker: Worker) -> Offer:
         gpu_count=gpus.count,
         vram_gb=gpus.vram_gb,
         price_micro_usd_per_hour=worker.price_micro_usd_per_hour,
-        availability="high",
+        availability="high" if is_free else "none",
         labels=worker.labels,
     )
 

@@ -3,7 +3,7 @@
 Rows follow from events: whoever decides something about a worker does it here.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
@@ -13,7 +13,7 @@ import asyncpg
 import msgspec
 
 from services.provider_bridge.attempt_stream import ACTOR
-from services.provider_bridge.domain.worker import Worker, WorkerState
+from services.provider_bridge.domain.worker import WorkerState
 from services.provider_bridge.domain.worker_acts import WorkerAct
 from services.provider_bridge.outbound.credential_key import CredentialKey, OtherKey, Sealed
 from services.provider_bridge.queries import WORKER_QUERIES as SQL
@@ -67,6 +67,8 @@ class WorkerStore:
         self._store = store
         self._streams = KnownStreams(store, WORKER, KEPT_WORKERS)
         self.clock = clock
+        self.changed: Callable[[], None] = _nobody_cares
+        """Called when something was written about a worker: what can be had may be another."""
 
     async def load(self, worker_id: UUID) -> WorkerState:
         """The worker as the log has it now."""
@@ -76,16 +78,6 @@ class WorkerStore:
         """Every worker that was made and not removed, the oldest first."""
         rows = await self.rows(SQL.all_workers)
         return [msgspec.convert(dict(row), Presence, builtin_types=(UUID, datetime)) for row in rows]
-
-    async def free(self, heard_since: datetime) -> list[tuple[UUID, Worker]]:
-        """Workers that were heard of since and take a run now."""
-        found: list[tuple[UUID, Worker]] = []
-        for row in await self.rows(SQL.workers_heard_since, heard_since):
-            worker_id = _plain(row["worker_id"])
-            state = await self.load(worker_id)
-            if isinstance(state, Worker) and state.takes_runs:
-                found.append((worker_id, state))
-        return found
 
     def sealed(self, token: str, attempt_id: UUID) -> bytes:
         """A trainer's token as it is kept until its worker has it: people may read our tables."""
@@ -120,6 +112,7 @@ class WorkerStore:
                     appended = await self.append(connection, worker_id, version, events, meta)
             except VersionConflict:
                 continue
+            self.changed()
             for event in events:
                 state = WORKER.evolve(state, event)
             released = [event.attempt_id for event in events if isinstance(event, WorkerReleased)]
@@ -182,6 +175,5 @@ async def _write_rows(connection: Connection, worker_id: UUID, events: list[Even
                 continue
 
 
-def _plain(value: UUID) -> UUID:
-    """A value of asyncpg's own kind of UUID, as a plain one."""
-    return UUID(int=value.int)
+def _nobody_cares() -> None:
+    """Whoever wants to know says so."""

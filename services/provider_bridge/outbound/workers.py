@@ -13,6 +13,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
+from services.provider_bridge.domain.worker import Worker
 from services.provider_bridge.domain.worker_acts import AskCancel, Assign, Release
 from services.provider_bridge.domain.worker_matching import ANY, PROVIDER, best_first, offer_of, suits
 from services.provider_bridge.outbound.ports import (
@@ -83,10 +84,16 @@ class WorkersProvider:
         return CAPABILITIES
 
     async def quote(self) -> list[Offer]:
-        """Each worker that takes a run now, under its id."""
-        since = self._store.clock() - timedelta(seconds=OFFLINE_S)
-        free = await self._store.free(since)
-        return best_first(offer_of(worker_id, worker) for worker_id, worker in free)
+        """Each worker that has registered, under its id; to be had now are those that are idle and were heard of."""
+        now = self._store.clock()
+        offers: list[Offer] = []
+        for presence in await self._store.present():
+            state = await self._store.load(presence.worker_id)
+            if not isinstance(state, Worker) or state.registered is None or state.is_spent:
+                continue
+            is_heard = presence.heard_at is not None and now - presence.heard_at < timedelta(seconds=OFFLINE_S)
+            offers.append(offer_of(presence.worker_id, state, is_free=state.takes_runs and is_heard))
+        return best_first(offers)
 
     async def submit(self, order: StartOrder) -> str:
         """Gives the run to the first idle worker that suits, or finds the one that has it."""
@@ -105,6 +112,7 @@ class WorkersProvider:
                     await self._give(connection, order, gift)
             except (VersionConflict, asyncpg.UniqueViolationError):
                 continue  # another bridge was faster
+            self._store.changed()
             return str(order.tag.attempt_id)
         raise Unavailable("every worker that suits was taken by others; it is tried again")
 
@@ -114,7 +122,7 @@ class WorkersProvider:
             attempt_id=tag.attempt_id, job_id=UUID(order.spec.job_id), epoch=tag.epoch, at=self._store.clock()
         )
         for offer in await self.quote():
-            if suits(offer, order.offer):
+            if offer.availability == "high" and suits(offer, order.offer):
                 worker_id = UUID(offer.hardware)
                 version, state = await self._store.version(worker_id)
                 try:

@@ -24,10 +24,6 @@ UPDATE workers SET stream_at = $2 WHERE worker_id = $1;
 -- Every worker, the oldest first.
 SELECT worker_id, created_at, heard_at, connected_at, stream_at FROM workers ORDER BY created_at, worker_id;
 
--- name: workers_heard_since
--- Those that gave a sign of life since.
-SELECT worker_id FROM workers WHERE heard_at > $1;
-
 -- name: raise_run_fence
 -- Shuts out every lower epoch; no row if a higher one has done that to us. The row is ours until the transaction ends.
 INSERT INTO worker_runs (attempt_id, fence) VALUES ($1, $2)

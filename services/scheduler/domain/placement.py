@@ -28,6 +28,7 @@ SHUNNED_FOR = timedelta(minutes=10)
 """How long an offer without capacity is not tried again for the same job."""
 REFUSED_FOR = timedelta(hours=6)
 MAX_CONSIDERED = 10
+OWN_WORKERS = "worker"
 SECONDS_PER_HOUR = 3600
 
 
@@ -173,7 +174,7 @@ def _objection(offer: Offer, need: Need) -> str | None:  # noqa: PLR0911 - one l
         return "other hardware was asked for"
     if asked.gpu is not None and not fnmatch.fnmatchcase(offer.gpu.casefold(), asked.gpu.casefold()):
         return f"its GPU is no {asked.gpu}"
-    if asked.hardware is None and offer.gpu_count != asked.gpu_count:
+    if asked.hardware is None and not _has_gpus(offer, asked):
         return f"it has {offer.gpu_count} GPUs, not {asked.gpu_count}"
     if asked.min_vram_gb is not None and offer.vram_gb < asked.min_vram_gb:
         return f"{offer.vram_gb} GB of GPU memory are less than {asked.min_vram_gb}"
@@ -187,6 +188,13 @@ def _objection(offer: Offer, need: Need) -> str | None:  # noqa: PLR0911 - one l
     if not all(fnmatch.fnmatchcase(offer.labels.get(name, ""), glob) for name, glob in asked.labels.items()):
         return "its labels do not match"
     return _NONE_NOW if offer.availability == "none" else None
+
+
+def _has_gpus(offer: Offer, asked: HardwareRequest) -> bool:
+    """A machine is rented with just the GPUs that are asked for; one's own is taken as it is, if it has enough."""
+    if offer.provider == OWN_WORKERS:
+        return asked == HardwareRequest() or offer.gpu_count >= asked.gpu_count
+    return offer.gpu_count == asked.gpu_count
 
 
 def _is_profile(offer: Offer, name: str) -> bool:

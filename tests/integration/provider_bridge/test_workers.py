@@ -129,6 +129,17 @@ async def begun(worker: StandInWorker) -> None:
 # ---- who gets what ---------------------------------------------------------------------------------------------------
 
 
+async def test_every_worker_is_quoted_and_only_idle_ones_can_be_had(yard: Yard) -> None:
+    idle, busy, never = await yard.worker(price_micro_usd_per_hour=7), await yard.worker(), StandInWorker(yard.handlers)
+    await never.create()
+    await yard.given(hardware=str(busy.worker_id))
+    offers = {one.hardware: one for one in await yard.provider.quote()}
+    assert set(offers) == {str(idle.worker_id), str(busy.worker_id)}
+    assert offers[str(idle.worker_id)].availability == "high"
+    assert offers[str(idle.worker_id)].price_micro_usd_per_hour == 7
+    assert offers[str(busy.worker_id)].availability == "none"
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 async def test_bridges_that_race_for_idle_workers_give_each_worker_one_run_and_each_run_one_worker(
     yard: Yard, workers: int

@@ -122,7 +122,7 @@ class Agent:
 async def report(agent: Agent, job_id: UUID, start: dict[str, Any], *types: str) -> None:
     """What the trainer of the run says of itself, under the token that it was given on the machine."""
     trainer = Trainer(agent.site, job_id, start["attempt_id"], start["token"].strip())
-    ends = {"steps": 1, "final_loss": 0.5, "artifacts": [], "undelivered": []}
+    ends: dict[str, Any] = {"steps": 1, "final_loss": 0.5, "artifacts": [], "undelivered": []}
     bodies: dict[str, dict[str, Any]] = {"hello": {"device": "stand-in", "trainer_version": "0"}, "done": ends}
     answer = await trainer.report([(type_, bodies[type_]) for type_ in types])
     assert answer.status_code == 200, answer.text
