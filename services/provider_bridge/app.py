@@ -13,7 +13,7 @@ from services.provider_bridge.driving import Driver, DrivingOptions
 from services.provider_bridge.handlers import AttemptHandlers
 from services.provider_bridge.inbound.reconciler import Pace, Reconciler
 from services.provider_bridge.inbound.subscriptions import commands, provider_commands, subscription, worker_commands
-from services.provider_bridge.inbound.worker_watch import WatchPace, WorkerWatch
+from services.provider_bridge.inbound.worker_watch import WatchPace, WorkerOffers, WorkerWatch
 from services.provider_bridge.outbound.credential_key import find_key
 from services.provider_bridge.outbound.credentials import Credentials
 from services.provider_bridge.outbound.directory import (
@@ -48,7 +48,6 @@ from shared.settings import SettingsError
 
 _RENEWALS_PER_LEASE = 3
 _INSTALLATION_DIGITS = 8
-_WORKERS_QUOTED_EVERY_S = 30.0
 
 
 async def build(runtime: Runtime, settings: Settings) -> ServiceParts:
@@ -70,10 +69,11 @@ async def build(runtime: Runtime, settings: Settings) -> ServiceParts:
     )
     parts = assemble(runtime, settings, providers, owner.name, driving, workers)
     streams = ProviderStreams(runtime.store)
-    quoter = Quoter(providers, streams, runtime.clock, interval_s=settings.bridge_quote_interval_s)
-    # Workers come and go by the minute, and asking them costs nobody anything: what they offer is told at once.
-    of_workers = Quoter(FixedProviders([own_workers]), streams, runtime.clock, interval_s=_WORKERS_QUOTED_EVERY_S)
-    workers.changed = of_workers.nudge
+    interval_s = settings.bridge_quote_interval_s
+    quoter = Quoter(providers, streams, runtime.clock, interval_s=interval_s)
+    of_workers = Quoter(FixedProviders([own_workers]), streams, runtime.clock, interval_s=interval_s)
+    worker_offers = WorkerOffers(of_workers.round)
+    workers.changed = worker_offers.changed
     about = provider_commands(
         ProviderHandlers(streams, providers, credentials, runtime.clock, KINDS),
         WebhookHandlers(runtime.store, runtime.pool, streams, providers, runtime.clock),
@@ -81,7 +81,13 @@ async def build(runtime: Runtime, settings: Settings) -> ServiceParts:
     return msgspec.structs.replace(
         parts,
         commands={**parts.commands, **about},
-        loops=[*parts.loops, providers.run, quoter.run, of_workers.run, partial(_hear_of_changes, runtime.bus, providers)],
+        loops=[
+            *parts.loops,
+            providers.run,
+            quoter.run,
+            worker_offers.run,
+            partial(_hear_of_changes, runtime.bus, providers),
+        ],
     )
 
 

@@ -106,29 +106,30 @@ class Agent:
         self._say_once(f"registered as {answer.worker_id}")
         if answer.abandon_job is not None:
             await self._abandon(answer.abandon_job)
-        if answer.resume_job is not None and answer.resume_job.token:  # not begun yet: this is all that a start needs
-            await self._take(answer.resume_job)
-        elif answer.resume_job is not None:
+        if answer.resume_job is not None:
             self._say(f"going on with job {answer.resume_job.job_id}")
+            if answer.resume_job.token:  # it has not been told that it was begun: this is all that a start needs
+                await self._take(answer.resume_job)
         return answer.sse_url
 
     async def _obey(self, path: str) -> None:
         """Does what the stream says until it ends or we have to register anew."""
         orders = self._server.orders(path)
         anew = asyncio.create_task(self._must_register.wait())
+        coming = asyncio.ensure_future(anext(orders))
         try:
             while True:
-                coming = asyncio.ensure_future(anext(orders))
                 await asyncio.wait({coming, anew}, return_when=asyncio.FIRST_COMPLETED)
                 if not coming.done():
-                    coming.cancel()
-                    await asyncio.gather(coming, return_exceptions=True)
                     return
                 await self._do(coming.result())
+                coming = asyncio.ensure_future(anext(orders))
         except StopAsyncIteration:
             return
         finally:
-            anew.cancel()
+            for waiting in (coming, anew):
+                waiting.cancel()
+            await asyncio.gather(coming, anew, return_exceptions=True)
             await orders.aclose()
 
     async def _do(self, order: Order) -> None:

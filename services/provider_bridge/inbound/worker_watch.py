@@ -1,7 +1,7 @@
 """Notices workers that have gone silent, gives up runs whose workers stay away, forgets workers that come no more."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -15,6 +15,29 @@ from shared.contracts.worker import OFFLINE_S
 from shared.problems import Rejected, Unavailable
 
 log = structlog.stdlib.get_logger()
+
+
+class WorkerOffers:
+    """Has what own workers offer written down as soon as one of them comes, goes, or gets something to do."""
+
+    def __init__(self, write_down: Callable[[], Awaitable[None]]) -> None:
+        self._write_down = write_down
+        self._changed = asyncio.Event()
+
+    def changed(self) -> None:
+        """Something was written about a worker."""
+        self._changed.set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Goes on until `stop` is set; what is missed here, the next look at every provider finds."""
+        stopping = asyncio.ensure_future(stop.wait())
+        while not stop.is_set():
+            changing = asyncio.ensure_future(self._changed.wait())
+            await asyncio.wait({stopping, changing}, return_when=asyncio.FIRST_COMPLETED)
+            changing.cancel()
+            if self._changed.is_set():
+                self._changed.clear()
+                await self._write_down()
 
 
 class WatchPace(msgspec.Struct, frozen=True, kw_only=True):

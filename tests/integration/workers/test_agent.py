@@ -64,6 +64,8 @@ class Agent:
         return (self.folder / "agent.log").read_text(encoding="utf-8")
 
     async def until_said(self, text: str) -> None:
+        """Returns when it has said so."""
+
         async def said() -> bool:
             return text in self.said()
 
