@@ -100,6 +100,30 @@ def test_a_cancelled_job_leaves_no_machine(site: Site, provider: str, pictures: 
     assert len(bill.of(bill.lines[-1].label)) == 1
 
 
+def test_a_machine_that_cannot_fetch_the_trainer_fails_at_once_and_the_next_one_trains(
+    site: Site, pictures: Path
+) -> None:
+    system, works = site.system, site.machines.machine_env
+    site.machines.machine_env = {
+        **works,
+        "GIT_CONFIG_GLOBAL": "/no/such",
+        "GIT_ALLOW_PROTOCOL": "none",
+        "TW_TRIES": "1",
+    }
+    body = demo_body(pictures, max_train_steps=2, validation_disable=True, disable_benchmark=True)
+    job_id = system.submit(body, "lambda")
+
+    def failed() -> list[dict[str, Any]]:
+        return [event["data"] for event in system.history(job_id) if event["type"] == "attempt.failed.v1"]
+
+    [failure] = await_value(60, "the machine tells that it cannot", failed)
+    site.machines.machine_env = works
+    assert failure["kind"] == "unreachable"
+    assert "could not fetch the trainer" in failure["message"]
+    system.await_status(job_id, "completed")
+    await_value(60, "no machine is left", lambda: not site.machines.bill.open())
+
+
 def released(system: System, job_id: str) -> dict[str, Any] | None:
     """What the release of the job's machine says, once it is written."""
     events = [event for event in system.history(job_id) if event["type"] == "attempt.machine_released.v1"]
