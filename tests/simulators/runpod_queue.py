@@ -52,6 +52,11 @@ class QueuedJob:
     stop_pod: bool = False
 
     @property
+    def ref(self) -> str:
+        """As our adapter and the bill name it."""
+        return f"{ENDPOINT}/{self.id}"
+
+    @property
     def label(self) -> str:
         """What we called it."""
         given: dict[str, Any] = self.stored["input"]
@@ -157,17 +162,21 @@ class RunPodQueue(Simulator):
         with self.changed:
             if job.status == "IN_QUEUE":
                 job.status, job.started = "IN_PROGRESS", self.clock()
-                self.bill.start(job.id, job.label, PRICE_MICRO_USD_PER_HOUR)
+                self.bill.start(job.ref, job.label, PRICE_MICRO_USD_PER_HOUR)
 
     def finish(self, job: QueuedJob, output: Any = None, error: str | None = None) -> None:
         """Its handler came to an end."""
         self._end(job, "COMPLETED" if error is None else "FAILED", output=output, error=error)
 
+    def crash(self, job: QueuedJob) -> None:
+        """The worker died under it."""
+        self._end(job, "FAILED", error="worker exited with exit code 137")
+
     def forget(self, job: QueuedJob) -> None:
         """Its ttl, or the time that results are kept, is over: running or not, it is deleted."""
         with self.changed:
             if job.started is not None:
-                self.bill.end(job.id)
+                self.bill.end(job.ref)
             del self.jobs[job.id]
             self.changed.notify_all()
 
@@ -178,7 +187,7 @@ class RunPodQueue(Simulator):
             job.status, job.ended = status, self.clock()
             job.output, job.error = output, error
             if job.started is not None:
-                self.bill.end(job.id)
+                self.bill.end(job.ref)
             self.changed.notify_all()
         self._tell(job)
 

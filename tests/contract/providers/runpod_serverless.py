@@ -64,7 +64,7 @@ class RunPodServerlessCase:
         self.simulator.finish(self._job(attempt_id), {"exit_code": code, "attempt_id": str(attempt_id)}, error)
 
     def vanish(self, attempt_id: UUID) -> None:
-        self.simulator.forget(self._job(attempt_id))
+        self.simulator.crash(self._job(attempt_id))
 
     def say(self, attempt_id: UUID, word: str) -> None:
         self._job(attempt_id).status = word

@@ -109,6 +109,11 @@ async def test_seconds_are_those_that_replicate_charges_and_an_aborted_run_is_fr
     silent = await replicate.fetch(ref)
     assert silent is not None
     assert silent.billed_s is None
+    waiting = await replicate.submit(an_order())
+    vendor.cancelled(vendor.runs[waiting])
+    never_begun = await replicate.fetch(waiting)
+    assert never_begun is not None
+    assert never_begun.billed_s == 0
     free = await replicate.submit(an_order())
     vendor.abort(vendor.runs[free])
     aborted = await replicate.fetch(free)

@@ -158,6 +158,17 @@ async def test_a_job_that_ran_too_long_is_over_and_its_seconds_are_known(
     assert view.started_at == view.ended_at - timedelta(seconds=961)
 
 
+async def test_a_job_that_never_left_the_queue_is_free(vendor: RunPodQueue, runpod: Provider, time: Time) -> None:
+    order = an_order()
+    ref = await runpod.submit(order)
+    time.now += timedelta(hours=1)
+    await runpod.cancel(order.tag, ref, 1)
+    view = await runpod.fetch(ref)
+    assert view is not None
+    assert (view.word, view.billed_s) == ("CANCELLED", 0)
+    assert vendor.bill.lines == []
+
+
 @pytest.mark.parametrize(
     ("output", "error", "code", "words"),
     [

@@ -19,7 +19,7 @@ def view_of(shown: Object, ref: str, answer: Answer) -> RunView:
         exit_code=0 if word == "succeeded" else exit_code_in(error) if word == "failed" else None,
         started_at=answer.ours(started_at) if started_at else None,
         ended_at=answer.ours(ended_at) if ended_at else None,
-        billed_s=_billed_s(shown, word),
+        billed_s=_billed_s(shown, word, never_began=ended_at is not None and started_at is None),
         last_words=(error or _last_lines(a_text(shown.get("logs"))))[-_LAST_WORDS_CHARS:],
     )
 
@@ -39,8 +39,8 @@ def log_page(shown: Object, after: str | None, *, is_over: bool) -> LogPage:
     return LogPage(lines=text[start:end].splitlines(), cursor=str(end))
 
 
-def _billed_s(shown: Object, word: str) -> float | None:
-    if word == "aborted":  # its deadline came before its start, which is free
+def _billed_s(shown: Object, word: str, *, never_began: bool) -> float | None:
+    if word == "aborted" or never_began:  # its deadline, or somebody's wish, came before its start: that is free
         return 0.0
     return a_number(an_object(shown.get("metrics")).get("predict_time"))
 

@@ -125,6 +125,8 @@ class RunPodJobs:
         # RunPod shows no moments: a job that has ended did so before now.
         ended_at = self._clock() if is_over(word) else None
         spent_ms = a_number(shown.get("executionTime"))
+        if spent_ms is None and "delayTime" not in shown:  # no worker ever took it out of the queue
+            spent_ms = 0.0
         billed_s = spent_ms / 1000 if ended_at and spent_ms is not None else None
         return RunView(
             ref=ref,
