@@ -10,10 +10,11 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from services.provider_bridge.domain.worker_acts import Release
 from services.provider_bridge.inbound.worker_watch import WatchPace, WorkerWatch
 from services.provider_bridge.outbound.credential_key import CredentialKey
 from services.provider_bridge.outbound.ports import NoCapacity, StartOrder, Tag
-from services.provider_bridge.outbound.worker_store import WorkerStore
+from services.provider_bridge.outbound.worker_store import RowMoved, WorkerStore
 from services.provider_bridge.outbound.workers import WorkersProvider
 from services.provider_bridge.worker_handlers import WorkerHandlers
 from services.provider_bridge.worker_stream import worker_stream
@@ -360,6 +361,19 @@ async def test_a_run_that_the_worker_was_never_told_of_is_over_as_soon_as_it_is_
     assert await yard.provider.confirm_gone(ref)
     assert (await worker.orders()).submit is None
     assert (await yard.types(worker))[-1] == "released"
+
+
+async def test_a_run_that_was_told_while_its_cancel_was_on_the_way_is_not_over_behind_the_workers_back(
+    yard: Yard,
+) -> None:
+    worker = await yard.worker()
+    ref = await yard.given()
+    assert (await worker.orders()).submit is not None
+    never = Release(attempt_id=UUID(ref), outcome="never_begun", ended_at=yard.now, at=yard.now)
+    with pytest.raises(RowMoved):
+        await yard.store.commit(worker.worker_id, never, only_if_untold=True)
+    assert await yard.word(ref) == "assigned"
+    assert "released" not in await yard.types(worker)
 
 
 async def test_a_run_that_the_worker_was_told_of_is_over_when_the_worker_says_so(yard: Yard) -> None:
