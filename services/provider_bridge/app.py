@@ -75,7 +75,7 @@ async def build(runtime: Runtime, settings: Settings) -> ServiceParts:
     worker_offers = WorkerOffers(of_workers.round)
     workers.changed = worker_offers.changed
     about = provider_commands(
-        ProviderHandlers(streams, providers, credentials, runtime.clock, KINDS),
+        ProviderHandlers(streams, providers, credentials, runtime.clock, KINDS, quoter.ask),
         WebhookHandlers(runtime.store, runtime.pool, streams, providers, runtime.clock),
     )
     return msgspec.structs.replace(

@@ -1,6 +1,6 @@
 """The commands about providers: what there is, how it is set up, and whose keys it has."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -58,7 +58,10 @@ class ProviderHandlers:
         credentials: Credentials,
         clock: Clock,
         kinds: Sequence[ProviderKind],
+        quote: Callable[[str], Awaitable[None]],
     ) -> None:
+        """`quote(name)` learns what the provider offers now: a job may come right after a change."""
+        self._quote = quote
         self._streams = streams
         self._providers = providers
         self._credentials = credentials
@@ -86,7 +89,8 @@ class ProviderHandlers:
             raise _invalid(problems)
         configure = Configure(provider=kind.name, settings=settings, at=self._clock())
         done = await self._streams.execute(kind.name, configure, meta=metadata(envelope))
-        await self._providers.refresh()
+        if done.events:
+            await self._take_effect(kind)
         view = await self._view(kind, None)
         return CommandReply(position=done.position, data=msgspec.to_builtins(view))
 
@@ -123,7 +127,7 @@ class ProviderHandlers:
             at=now,
         )
         done = await self._streams.execute(kind.name, stored, meta=metadata(envelope))
-        await self._providers.refresh()
+        await self._take_effect(kind)
         found = [one for one in await self._credentials.all() if _key(one) == (kind.name, command.user_id, field.name)]
         return CommandReply(position=done.position, data=msgspec.to_builtins(_credential_view(found[0])))
 
@@ -141,7 +145,7 @@ class ProviderHandlers:
             position = max(position, done.position)
         if not gone:
             raise Rejected("not_found", f"no credential of {kind.name} was stored here", provider=kind.name)
-        await self._providers.refresh()
+        await self._take_effect(kind)
         return CommandReply(position=position, data={"removed": gone})
 
     async def credentials(self, command: ReadProviderCredentials, _envelope: CommandEnvelope) -> CommandReply:
@@ -201,6 +205,10 @@ class ProviderHandlers:
             raise Rejected("provider_refused", refusal.message, provider=command.provider) from refusal
         return CommandReply(data={"versions": msgspec.to_builtins(found), "current": adapter.version})
 
+    async def _take_effect(self, kind: ProviderKind) -> None:
+        await self._providers.refresh()
+        await self._quote(kind.name)
+
     def _set_up(self, name: str, user_id: str | None) -> Provider:
         provider = self._providers.of(name, user_id)
         if provider is None:
@@ -236,7 +244,7 @@ class ProviderHandlers:
             settings={} if standing is None else _in_force(standing.settings),
             stored=dict(state.settings),
             default_hardware=capabilities.default_hardware,
-            offers=_offers(kind, state),
+            offers=_offers(kind, state, configured=provider is not None),
             breaker=state.breaker,
             suspended=state.suspended_at(self._clock()),
             capabilities=msgspec.to_builtins(capabilities),
@@ -280,8 +288,8 @@ def not_configured(kind: ProviderKind, problems: Sequence[str]) -> Rejected:
     )
 
 
-def _offers(kind: ProviderKind, state: ProviderState) -> list[Offer]:
-    return list(kind.listed if state.offers is None else state.offers)
+def _offers(kind: ProviderKind, state: ProviderState, *, configured: bool) -> list[Offer]:
+    return list(state.offers if configured and state.offers is not None else kind.listed)
 
 
 def _in_force(settings: ProviderSettings) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from shared.clock import Clock
 from shared.contracts.offers import Offer
 from shared.problems import Rejected, Unavailable
 
+ASK_S = 5.0
 LOOK_S = 1.0
 """How often it is looked whether there is a provider that was never asked."""
 
@@ -44,6 +45,18 @@ class Quoter:
             await self._publish(name, [])
         await asyncio.gather(*(self._ask(provider) for provider in by_name.values()))
         self._asked = set(by_name)
+
+    async def ask(self, name: str) -> None:
+        """One look at a provider whose settings or keys have just changed; one that is slow is asked again later."""
+        provider = self._providers.of(name)
+        if provider is None:
+            await self._publish(name, [])
+            return
+        try:
+            async with asyncio.timeout(ASK_S):
+                await self._ask(provider)
+        except TimeoutError:
+            log.warning("bridge.quote.failed", provider=name, detail=f"no answer within {ASK_S:g} s")
 
     async def _ask(self, provider: Provider) -> None:
         try:

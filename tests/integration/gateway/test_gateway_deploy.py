@@ -1,10 +1,13 @@
 """Deployments over HTTP, as the training service's documents have them."""
 
 from collections.abc import AsyncIterator
+from uuid import UUID
 
 import pytest
 
 from tests.integration.gateway.conftest import OpenSite, Site
+from tests.simulators.replicate import DESTINATION, TRAINER, Replicate
+from tests.simulators.replicate import KEY as REPLICATE_KEY
 from tests.simulators.runpod_pods import KEY, RunPodPods
 from tests.support.waiting import eventually
 
@@ -67,3 +70,30 @@ async def test_a_deployment_answers_as_documented_and_is_a_job_like_any_other(he
     for target in ("kaggle", "hf-spaces", "lambda"):
         unset = await here.http.post(f"/api/training/deploy/{target}", json=body)
         assert (unset.status_code, unset.json()["code"]) == (422, "provider_not_configured"), target
+
+
+async def test_the_tutorials_submit_to_replicate_becomes_a_training_there(
+    open_site: OpenSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`POST /api/cloud/jobs/submit?provider=replicate`, as the tutorial and its workflow for CI print it."""
+    with Replicate() as replicate:
+        monkeypatch.setenv("TUNEWRIGHT_PROVIDER_REPLICATE_API_URL", replicate.api_url)
+        site = await open_site(is_public=True)
+        settings = {"model": TRAINER, "destination": DESTINATION}
+        await site.http.put("/api/cloud/providers/replicate", json=settings)
+        await site.http.put("/api/cloud/providers/replicate/token", json={"api_token": REPLICATE_KEY})
+        body = site.body(tracker_run_name="gh-run-7", idempotency_key="gh-abc", hardware_profile="h100")
+        answer = await site.http.post("/api/cloud/jobs/submit?provider=replicate", json=body)
+        assert answer.status_code == 200, answer.text
+        job_id = answer.json()["job_id"]
+
+        async def is_there() -> bool:
+            attempts = (await site.http.get(f"/api/v1/jobs/{job_id}/attempts")).json()["attempts"]
+            return any(replicate.of(UUID(one["attempt_id"]).hex) for one in attempts)
+
+        await eventually(is_there)
+        again = await site.http.post("/api/cloud/jobs/submit?provider=replicate", json=body)
+        assert (again.json()["job_id"], again.json()["idempotent_hit"]) == (job_id, True)
+        job = (await site.http.get(f"/api/cloud/jobs/{job_id}")).json()["job"]
+        assert (job["provider"], job["job_type"]) == ("replicate", "cloud")
+        assert not [call for call in replicate.calls if REPLICATE_KEY in f"{call.path}{call.query}{call.body!r}"]
