@@ -12,7 +12,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils import close_session
 
 from services.provider_bridge.outbound.ports import Provider, StartOrder, StartRefused, Tag
-from services.provider_bridge.outbound.vendors.hugging_face import HuggingFaceSettings
+from services.provider_bridge.outbound.vendors.hugging_face import KIND, HuggingFaceSettings
 from shared.contracts.offers import Offer
 from shared.ids import new_id
 from shared.problems import Unavailable
@@ -257,6 +257,17 @@ async def test_flavors_are_offers_at_their_price_with_the_memory_of_each_gpu(pro
     assert (double.gpu, double.gpu_count, double.vram_gb) == ("A10G 24GB", 2, 24)
     assert double.price_micro_usd_per_hour == 3_000_000
     assert (offers["cpu-basic"].gpu, offers["cpu-basic"].gpu_count) == ("", 0)
+
+
+async def test_what_is_known_beforehand_is_what_the_hub_says_when_asked(provider: Provider) -> None:
+    told = {offer.hardware: offer for offer in await provider.quote()}
+    both = {offer.hardware for offer in KIND.listed} & told.keys()
+    assert both >= {"t4-small", "l4x1", "a10g-small", "a10g-largex2"}
+    for known in KIND.listed:
+        if known.hardware in both:
+            asked = told[known.hardware]
+            assert (known.gpu, known.gpu_count, known.vram_gb) == (asked.gpu, asked.gpu_count, asked.vram_gb)
+            assert known.price_micro_usd_per_hour == pytest.approx(asked.price_micro_usd_per_hour, abs=60)
 
 
 async def test_the_account_says_what_its_token_may_do(provider: Provider) -> None:

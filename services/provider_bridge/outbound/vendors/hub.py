@@ -23,6 +23,23 @@ from shared.settings import Secret
 NOT_FOUND = 404
 API_URL = "https://huggingface.co"
 CREDENTIALS = (CredentialField(name="token", variable="HF_TOKEN"),)
+_HARDWARE: tuple[tuple[str, str, int, int, float], ...] = (
+    ("t4-small", "T4", 1, 16, 0.40),
+    ("t4-medium", "T4", 1, 16, 0.60),
+    ("l4x1", "L4", 1, 24, 0.80),
+    ("l4x4", "L4", 4, 24, 3.80),
+    ("a10g-small", "A10G", 1, 24, 1.00),
+    ("a10g-large", "A10G", 1, 24, 1.50),
+    ("a10g-largex2", "A10G", 2, 24, 3.00),
+    ("a10g-largex4", "A10G", 4, 24, 5.00),
+    ("l40sx1", "L40S", 1, 48, 1.80),
+    ("l40sx4", "L40S", 4, 48, 8.30),
+    ("l40sx8", "L40S", 8, 48, 23.50),
+    ("a100-large", "A100", 1, 80, 2.50),
+    ("a100x4", "A100", 4, 80, 10.00),
+    ("a100x8", "A100", 8, 80, 20.00),
+)
+"""Flavor, GPU, count, GB of each and USD an hour, of jobs and Spaces alike, as of August 2026."""
 _NEXT = re.compile(r'<([^>]+)>\s*;\s*rel="next"')
 _FIRST_LINE = "===== Job started"
 _PER_HOUR = {"second": 3600, "minute": 60, "hour": 1}
@@ -97,6 +114,21 @@ class Hub:
         """The machines in a list of hardware, with today's prices."""
         offers = [_offer(item, provider) async for item, _ in self.listed(path, {})]
         return [offer for offer in offers if offer is not None]
+
+
+def known_offers(provider: str) -> tuple[Offer, ...]:
+    """What the Hub is known to have before it could be asked."""
+    return tuple(
+        Offer(
+            provider=provider,
+            hardware=flavor,
+            gpu=f"{gpu} {vram_gb}GB",
+            gpu_count=count,
+            vram_gb=vram_gb,
+            price_micro_usd_per_hour=round(usd * 1_000_000),
+        )
+        for flavor, gpu, count, vram_gb, usd in _HARDWARE
+    )
 
 
 def _line(data: str) -> str:

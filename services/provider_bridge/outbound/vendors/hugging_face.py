@@ -25,7 +25,7 @@ from services.provider_bridge.outbound.ports import (
     WebhookNote,
     WebhookRefused,
 )
-from services.provider_bridge.outbound.vendors.hub import API_URL, CREDENTIALS, NOT_FOUND, Hub
+from services.provider_bridge.outbound.vendors.hub import API_URL, CREDENTIALS, NOT_FOUND, Hub, known_offers
 from services.provider_bridge.outbound.vendors.reach import check_reach
 from services.provider_bridge.outbound.vendors.shapes import Object, a_moment, a_number, a_text, an_object
 from shared.contracts.offers import Offer
@@ -294,4 +294,5 @@ KIND: ProviderKind = ProviderKind(
         default_hardware=_FLAVOR,
     ),
     build=HuggingFaceProvider,
+    listed=known_offers("huggingface"),
 )

@@ -30,7 +30,7 @@ from services.provider_bridge.outbound.ports import (
     WebhookNote,
     WebhookRefused,
 )
-from services.provider_bridge.outbound.vendors.hub import API_URL, CREDENTIALS, NOT_FOUND, Hub
+from services.provider_bridge.outbound.vendors.hub import API_URL, CREDENTIALS, NOT_FOUND, Hub, known_offers
 from services.provider_bridge.outbound.vendors.reach import check_reach
 from services.provider_bridge.outbound.vendors.shapes import Object, a_list, a_moment, a_text, an_object
 from shared.contracts.offers import Offer
@@ -326,4 +326,5 @@ KIND: ProviderKind = ProviderKind(
         default_hardware=_FLAVOR,
     ),
     build=SpacesProvider,
+    listed=known_offers("hf_spaces"),
 )

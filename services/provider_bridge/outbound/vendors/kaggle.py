@@ -40,7 +40,7 @@ from services.provider_bridge.outbound.vendors.kaggle_answers import (
 from services.provider_bridge.outbound.vendors.reach import check_reach
 from services.provider_bridge.outbound.vendors.server_events import data_behind
 from shared.contracts.kaggle import LONGEST_RUN_S, MARGIN_S, SESSION_S, KernelJob, exit_code_in, kernel_script
-from shared.contracts.offers import Offer
+from shared.contracts.offers import Availability, Offer
 from shared.problems import Unavailable
 from shared.settings import Secret
 
@@ -93,18 +93,7 @@ class KaggleProvider:
     async def quote(self) -> list[Offer]:
         """The one kind of machine that the trainer can use there, while there are hours left."""
         left = hours_left((await self._ask("GetAcceleratorQuotaStatistics", self._requests.quota()))[0])
-        return [
-            Offer(
-                provider=self.name,
-                hardware=_T4,
-                gpu="T4 16GB",
-                gpu_count=2,
-                vram_gb=16,
-                price_micro_usd_per_hour=0,
-                availability="none" if left is not None and left[0] <= 0 else "unknown",
-                max_run_s=LONGEST_RUN_S,
-            )
-        ]
+        return [_offer("none" if left is not None and left[0] <= 0 else "unknown")]
 
     async def submit(self, order: StartOrder) -> str:
         """Pushes the script, once. The ref is `user/slug`."""
@@ -346,6 +335,19 @@ def _split(ref: str) -> tuple[str, str] | None:
     return (owner, slug) if owner and slug and "/" not in slug else None
 
 
+def _offer(availability: Availability) -> Offer:
+    return Offer(
+        provider="kaggle",
+        hardware=_T4,
+        gpu="T4 16GB",
+        gpu_count=2,
+        vram_gb=16,
+        price_micro_usd_per_hour=0,
+        availability=availability,
+        max_run_s=LONGEST_RUN_S,
+    )
+
+
 def _shape(offer: Offer | None) -> str:
     if offer is None or offer.hardware == _T4:
         return _T4
@@ -389,4 +391,5 @@ KIND: ProviderKind = ProviderKind(
         default_hardware=_T4,
     ),
     build=_build,
+    listed=(_offer("unknown"),),
 )
