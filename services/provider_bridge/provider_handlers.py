@@ -171,17 +171,17 @@ class ProviderHandlers:
 
     async def account(self, command: ReadProviderAccount, _envelope: CommandEnvelope) -> CommandReply:
         """Asks the provider; what it says, a refusal too, is the answer."""
+        source = self._source(command.provider, command.user_id)
         try:
             provider = self._set_up(command.provider, command.user_id)
             account = await provider.validate_credentials()
         except StartRefused as refusal:
-            view = AccountView(valid=False, error=refusal.message)
+            view = AccountView(valid=False, error=refusal.message, source=source)
         except (Rejected, Unavailable) as error:
             if isinstance(error, Rejected) and error.code != "provider_not_configured":
                 raise
-            view = AccountView(valid=False, error=error.detail)
+            view = AccountView(valid=False, error=error.detail, source=source)
         else:
-            source = self._source(command.provider, command.user_id)
             view = AccountView(valid=True, username=account.username, detail=account.detail, source=source)
         return CommandReply(data=msgspec.to_builtins(view))
 

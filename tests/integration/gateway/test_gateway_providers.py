@@ -89,7 +89,7 @@ async def test_a_key_that_is_stored_is_in_force_at_once_and_shown_nowhere(here: 
 async def test_a_key_that_the_provider_does_not_take_is_told_in_its_words(here: Site) -> None:
     await store_key(here, "r8_wrong")
     told = (await here.http.get("/api/cloud/providers/replicate/validate")).json()
-    assert (told["valid"], told["user_info"]) == (False, None)
+    assert (told["valid"], told["user_info"], told["token_source"]) == (False, None, "stored by API")
     assert "refuses our credentials" in told["error"]
     assert "r8_wrong" not in told["error"]
 
