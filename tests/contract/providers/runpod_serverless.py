@@ -57,7 +57,9 @@ class RunPodServerlessCase:
         return len(self.simulator.of(attempt_id.hex))
 
     def begin(self, attempt_id: UUID) -> None:
-        self.simulator.begin(self._job(attempt_id))
+        job = self._job(attempt_id)
+        self.simulator.begin(job)
+        job.output = {"phase": "preparing", "label": job.label}  # as our handler posts at once
 
     def finish(self, attempt_id: UUID, code: int = 0) -> None:
         error = f"exit {code} (some_kind): it is so. Do this" if code else None
