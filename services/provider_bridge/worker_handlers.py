@@ -270,4 +270,5 @@ def _item(presence: Presence, state: Worker, now: datetime) -> WorkerItem:
         connected=state.online and seen,
         uptime_seconds=(now - up).total_seconds() if up else None,
         price_usd_per_hour=state.price_micro_usd_per_hour / _MICRO,
+        last_report=msgspec.json.decode(presence.said) if presence.said else None,
     )

@@ -208,6 +208,8 @@ class WorkerItem(msgspec.Struct, frozen=True, kw_only=True):
     connected: bool
     uptime_seconds: float | None
     price_usd_per_hour: float = 0.0
+    last_report: dict[str, Any] | None = None
+    """What its last heartbeat said: status, job_progress, gpu_utilization, vram_used_gb."""
 
 
 # ---- commands of workers ---------------------------------------------------------------------------------------------

@@ -111,6 +111,7 @@ class WorkerListItem(msgspec.Struct, frozen=True, kw_only=True):
     connected: bool
     uptime_seconds: float | None
     price_usd_per_hour: float
+    last_report: dict[str, Any] | None
 
 
 class WorkerListResponse(msgspec.Struct, frozen=True, kw_only=True):

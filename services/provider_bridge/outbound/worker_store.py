@@ -56,6 +56,8 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
     heard_at: datetime | None
     connected_at: datetime | None
     stream_at: datetime | None
+    said: str | None
+    """Its last heartbeat, as JSON."""
 
 
 class WorkerStore:

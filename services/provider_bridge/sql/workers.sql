@@ -22,7 +22,7 @@ UPDATE workers SET stream_at = $2 WHERE worker_id = $1;
 
 -- name: all_workers
 -- Every worker, the oldest first.
-SELECT worker_id, created_at, heard_at, connected_at, stream_at FROM workers ORDER BY created_at, worker_id;
+SELECT worker_id, created_at, heard_at, connected_at, stream_at, said::text AS said FROM workers ORDER BY created_at, worker_id;
 
 -- name: raise_run_fence
 -- Shuts out every lower epoch; no row if a higher one has done that to us. The row is ours until the transaction ends.
@@ -68,5 +68,5 @@ ORDER BY (worker_id = $2) DESC, attempt_id DESC
 LIMIT 1;
 
 -- name: living_runs
--- Every run that is some worker's now.
-SELECT attempt_id, epoch, started_at, price_micro_usd_per_hour FROM worker_runs WHERE word IN ('assigned', 'running');
+-- Every run that is some worker's now, under the epoch that may end it.
+SELECT attempt_id, fence AS epoch, started_at, price_micro_usd_per_hour FROM worker_runs WHERE word IN ('assigned', 'running');

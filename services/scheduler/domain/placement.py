@@ -174,7 +174,7 @@ def _objection(offer: Offer, need: Need) -> str | None:  # noqa: PLR0911 - one l
         return "other hardware was asked for"
     if asked.gpu is not None and not fnmatch.fnmatchcase(offer.gpu.casefold(), asked.gpu.casefold()):
         return f"its GPU is no {asked.gpu}"
-    if asked.hardware is None and not _has_gpus(offer, asked):
+    if asked.hardware is None and not _has_gpus(offer, need):
         return f"it has {offer.gpu_count} GPUs, not {asked.gpu_count}"
     if asked.min_vram_gb is not None and offer.vram_gb < asked.min_vram_gb:
         return f"{offer.vram_gb} GB of GPU memory are less than {asked.min_vram_gb}"
@@ -190,11 +190,15 @@ def _objection(offer: Offer, need: Need) -> str | None:  # noqa: PLR0911 - one l
     return _NONE_NOW if offer.availability == "none" else None
 
 
-def _has_gpus(offer: Offer, asked: HardwareRequest) -> bool:
-    """A machine is rented with just the GPUs that are asked for; one's own is taken as it is, if it has enough."""
-    if offer.provider == OWN_WORKERS:
-        return asked == HardwareRequest() or offer.gpu_count >= asked.gpu_count
-    return offer.gpu_count == asked.gpu_count
+def _has_gpus(offer: Offer, need: Need) -> bool:
+    """Whether it has the GPUs: of rented machines just so many, of own ones at least.
+
+    A job that names own workers and asks for nothing takes any of them.
+    """
+    if offer.provider != OWN_WORKERS:
+        return offer.gpu_count == need.request.gpu_count
+    takes_any = need.provider == OWN_WORKERS and need.request == HardwareRequest()
+    return takes_any or offer.gpu_count >= need.request.gpu_count
 
 
 def _is_profile(offer: Offer, name: str) -> bool:

@@ -109,6 +109,7 @@ async def test_a_worker_that_was_made_registers_and_is_listed_as_documented(site
         "current_job_id": None,
         "connected": False,
         "price_usd_per_hour": 1.5,
+        "last_report": None,
     }
     idle = await site.http.get("/api/admin/workers?status_filter=idle")
     busy = await site.http.get("/api/admin/workers?status_filter=busy")
@@ -145,6 +146,9 @@ async def test_a_stream_greets_and_makes_its_worker_connected(site: Site) -> Non
     beat = {"worker_id": worker_id, "status": "idle", "gpu_utilization": 3, "vram_used_gb": 0.5, "new_member": 1}
     answer = await site.http.post("/api/workers/heartbeat", json=beat, headers=token)
     assert answer.json() == {"success": True, "abandon_job": None}
+    item = await listed(site, worker_id)
+    assert item is not None
+    assert item["last_report"] == {"status": "idle", "job_progress": None, "gpu_utilization": 3.0, "vram_used_gb": 0.5}
 
 
 async def test_a_rotated_token_ends_the_open_stream_at_once(site: Site) -> None:

@@ -170,6 +170,19 @@ async def test_one_attempt_that_several_bridges_submit_has_one_worker(yard: Yard
     assert sum(history.count("assigned") for history in histories) == 1
 
 
+async def test_a_run_is_listed_under_the_epoch_that_may_end_it(yard: Yard) -> None:
+    """Its lease has moved on since; a sweep that asks with what is listed must be heard."""
+    worker = await yard.worker()
+    order = an_order(epoch=1)
+    await yard.provider.submit(order)
+    await begun(worker)
+    await yard.provider.find(Tag(attempt_id=order.tag.attempt_id, epoch=4))
+    [ours] = await yard.provider.list_ours()
+    assert ours.tag.epoch == 4
+    await yard.provider.cancel(ours.tag, ours.ref, 30)
+    assert (await worker.orders()).cancel is not None
+
+
 async def test_a_run_goes_to_the_worker_that_has_what_is_asked(yard: Yard) -> None:
     await yard.worker(gpu={"name": "RTX 3060", "vram_gb": 12}, labels={"site": "home"})
     big = await yard.worker(gpu={"name": "NVIDIA A100", "count": 4, "vram_gb": 80}, labels={"site": "lab-3"})

@@ -202,8 +202,8 @@ def test_a_wrong_file_is_refused_by_name_before_anybody_is_asked(
 def test_the_catalogue_that_ships_is_a_price_list(server: Server, run: Run) -> None:
     server.on("POST /api/v1/whatif", as_json(a_report()))
     assert run("whatif", "--prices", str(ROOT / "services" / "billing" / "catalogue.json")).code == 0
-    (offer,) = json.loads(server.asked[0].body)["prices"]["offers"]
-    assert offer["provider"] == "local"
+    offers = json.loads(server.asked[0].body)["prices"]["offers"]
+    assert [offer["provider"] for offer in offers] == ["local", "worker"]
 
 
 def test_a_file_that_is_not_there_is_an_error(run: Run, tmp_path: Path) -> None:

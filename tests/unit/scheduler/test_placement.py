@@ -210,3 +210,24 @@ def test_whatever_is_on_offer_the_choice_keeps_to_the_request_and_does_not_depen
     assert ceiling is None or offer.price_micro_usd_per_hour <= ceiling
     assert request_.allow_spot or not offer.spot
     assert offer.availability != "none"
+
+
+@pytest.mark.parametrize(
+    ("gpu_count", "need", "fits"),
+    [
+        (0, a_need("worker"), True),
+        (4, a_need("worker"), True),
+        (0, a_need("auto"), False),
+        (4, a_need("auto"), True),
+        (1, a_need("worker", gpu_count=2), False),
+        (4, a_need("worker", gpu_count=2), True),
+        (0, a_need("worker", labels={"room": "*"}), False),
+    ],
+)
+def test_an_own_worker_is_taken_as_it_is_unless_something_is_asked_of_it(
+    gpu_count: int,
+    need: Need,
+    fits: bool,  # noqa: FBT001 - a table
+) -> None:
+    own = an_offer("worker", 0.0, gpu_count=gpu_count, labels={"room": "lab"})
+    assert isinstance(choose(need, a_market(own), NOW), Choice) == fits
