@@ -81,4 +81,4 @@ def test_a_job_trains_on_an_own_worker_through_kills_on_both_sides(
     assert told.count("attempt.succeeded.v1") == 1
     files = system.http.get(f"/api/v1/jobs/{job_id}/artifacts").raise_for_status().json()["artifacts"]
     assert any(file["name"].endswith(".safetensors") for file in files)
-    assert system.http.get("/api/admin/workers").json()["workers"][0]["labels"] == {"site": "lab", "team": "art"}
+    assert machine.listed()["labels"] == {"site": "lab", "team": "art"}

@@ -19,6 +19,8 @@ from tests.support.bus import ServiceSettings
 from tests.support.sources import ROOT
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass
 class Agent:
