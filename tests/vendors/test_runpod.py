@@ -179,10 +179,11 @@ def test_a_run_of_a_control_plane_answers_with_its_exit_code(worker: Worker) -> 
         "dataloader": [],
         "output_prefix": "job",
     }
-    job = worker.queue.submit({"input": {"run_spec": spec, "token": ATTEMPT_TOKEN}})
+    job = worker.queue.submit({"input": {"run_spec": spec, "token": ATTEMPT_TOKEN, "label": "tw-a-run"}})
     ended = worker.queue.await_end(job.id)
     assert ended.status == "FAILED"
-    assert ended.output["exit_code"] == ExitCode.BAD_CONFIG
+    assert (ended.output["exit_code"], ended.output["label"]) == (ExitCode.BAD_CONFIG, "tw-a-run")
+    assert {told["label"] for told in ended.progress} == {"tw-a-run"}, "a job is known by it while it runs"
     assert str(ended.error).startswith("exit 64 (bad_config): ")
     assert (worker.work_dir / "attempt-1" / "events.jsonl").exists()
 
