@@ -6,10 +6,8 @@ under the epoch that stands in its run's label; the gateway would refuse a stale
 """
 
 import random
-from collections.abc import Callable
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol, cast
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -30,7 +28,7 @@ from services.provider_bridge.handlers import AttemptHandlers
 from services.provider_bridge.outbound.directory import FixedProviders
 from services.provider_bridge.outbound.guarded import GuardedProvider
 from services.provider_bridge.outbound.leases import LeaseLost, Leases
-from services.provider_bridge.outbound.ports import Provider, StaleEpoch, Tag
+from services.provider_bridge.outbound.ports import StaleEpoch, Tag
 from services.provider_bridge.provider_stream import ProviderStreams
 from services.provider_bridge.sweeping import Sweeper
 from shared.contracts.attempt import CancelAttempt, ReportMilestone, RequestAttempt
@@ -40,9 +38,9 @@ from shared.decider import execute, fold
 from shared.eventstore.postgres import PostgresEventStore
 from shared.ids import new_id
 from shared.problems import Rejected, Unavailable
-from tests.contract.providers.case import Case
 from tests.integration.provider_bridge.harness import envelope
-from tests.simulators.faults import Bill, BillLine, Fault, Moment, Simulator
+from tests.provider_faults.vendors import Vendor
+from tests.simulators.faults import BillLine, Fault, Moment
 
 INSTALLATION = "0a1b2c3d"
 LEASE_S = 600.0
@@ -62,14 +60,6 @@ FAULTS: tuple[Fault, ...] = (
 QUICK: tuple[Fault, ...] = tuple(fault for fault in FAULTS if not fault.startswith("hang"))
 
 
-class Vendor(Protocol):
-    """A contract case with the simulator that it plays."""
-
-    case: Case
-    simulator: Simulator
-    bill: Bill
-
-
 class Plan(msgspec.Struct, kw_only=True):
     """What the seed did to one attempt: an end that these do not explain is our fault."""
 
@@ -87,11 +77,11 @@ class Plan(msgspec.Struct, kw_only=True):
 class World:
     """The bridge and the vendor of one seed."""
 
-    def __init__(self, seed: int, pool: asyncpg.Pool, build: Callable[[Moment], Vendor]) -> None:
+    def __init__(self, seed: int, pool: asyncpg.Pool, vendor: Vendor, moment: Moment) -> None:
         self.seed = seed
         self.random = random.Random(seed)  # noqa: S311 - repeatable, not secret
-        self.moment = Moment(datetime(2026, 11, 29, tzinfo=UTC) + timedelta(days=seed % 365))
-        self.vendor = build(self.moment)
+        self.moment = moment
+        self.vendor = vendor
         self.store = PostgresEventStore(pool)
         self._pool = pool
         self._owner = f"seed/{seed}"
@@ -106,7 +96,7 @@ class World:
         """The bridge's process ends and the next one begins, knowing what is in the log and at the vendor."""
         self.lives += 1
         streams = ProviderStreams(self.store)
-        inner: Provider = self.vendor.case.connect(installation=INSTALLATION)
+        inner = self.vendor.connect(INSTALLATION)
         self.provider = GuardedProvider(inner, streams, self.moment)
         directory = FixedProviders([self.provider])
         self.leases = Leases(self._pool, self.store, self.moment, owner=self._owner, lease_s=LEASE_S)
@@ -218,5 +208,5 @@ class World:
         """Gives back what the seed held."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.store.close)
-            for provider in cast("Any", self.vendor).connected:
+            for provider in self.vendor.connected:
                 stack.push_async_callback(provider.close)
