@@ -65,6 +65,7 @@ async def build(runtime: Runtime, settings: Settings) -> ServiceParts:
         gateway_url=settings.bridge_gateway_url.rstrip("/"),
         public_url=settings.public_url,
         cancel_grace_s=settings.bridge_cancel_grace_s,
+        longest_run_s=settings.bridge_longest_run_s,
         report_grace_s=settings.bridge_report_grace_s,
     )
     parts = assemble(runtime, settings, providers, owner.name, driving, workers)

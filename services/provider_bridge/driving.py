@@ -55,6 +55,8 @@ MAX_START_EPOCHS = 10
 """An attempt whose start is still unresolved after so many leases is given up."""
 ACT_MARGIN_S = 1.0
 """A lease must be good for so much longer when the provider is called."""
+SAVING_S = 900
+"""A run that is over its limit has so long to save, deliver and end itself; then its machine is ended."""
 _TOKEN_BYTES = 32
 
 log = structlog.stdlib.get_logger()
@@ -67,6 +69,8 @@ class DrivingOptions(msgspec.Struct, frozen=True, kw_only=True):
     public_url: str | None = None
     cancel_grace_s: float
     report_grace_s: float
+    longest_run_s: int = 7 * 24 * 3600
+    """The limit of runs on paid machines that were given none."""
     linger_s: float = 15.0
     """How long a paid machine may live on after its trainer has reported the end."""
     new_token: Callable[[], str] = partial(secrets.token_urlsafe, _TOKEN_BYTES)
@@ -114,14 +118,22 @@ class Driver:
                 await step.start(state)
             case Accepted() | Running():
                 await step.observe(state)
+                await self._release_at_once(step, tag)
             case Ending():
                 await step.end(state.run)
+                await self._release_at_once(step, tag)
             case Ended():
                 await step.release(state)
             case Absent() | Forestalled():
                 return
             case _:
                 assert_never(state)
+
+    async def _release_at_once(self, step: "_Step", tag: Tag) -> None:
+        """What has just been seen to end is looked at now: later nobody can tell how long its machine was there."""
+        state = await self._leases.load(tag.attempt_id)
+        if isinstance(state, Ended):
+            await step.release(state)
 
 
 class _Step:
@@ -193,6 +205,19 @@ class _Step:
         seen = await self._read(await self._provider.fetch(ref))
         if seen is not None and not isinstance(seen, StillRunning):
             await self._observed(seen)
+        elif self._is_overdue(run) and self._provider.capabilities.can_cancel:
+            self._log.warning("bridge.run.overdue", ref=ref)
+            metrics.overdue_runs.add(1, {"provider": self._provider.name})
+            await self._cancel_run(ref)
+
+    def _is_overdue(self, run: Run) -> bool:
+        """Whether the trainer should have ended itself long ago; of a machine that is paid for, in any case some day."""
+        limit_s = run.request.max_run_s
+        if limit_s is None and run.request.quote.metering == "machine":
+            limit_s = self._options.longest_run_s
+        if limit_s is None or run.intended_at is None:
+            return False
+        return self._clock() > run.intended_at + timedelta(seconds=limit_s + SAVING_S)
 
     async def end(self, run: Run) -> None:
         ref = provider_ref_of(run) or await self._find_ref(run)
@@ -203,8 +228,13 @@ class _Step:
         if seen is not None and not isinstance(seen, StillRunning) and await self._provider.confirm_gone(ref):
             await self._observed(seen)
         elif self._provider.capabilities.can_cancel:
-            await self._leases.check(self._tag.attempt_id, self._tag.epoch, for_s=ACT_MARGIN_S)
-            await self._provider.cancel(self._tag, ref, self._options.cancel_grace_s)
+            await self._cancel_run(ref)
+            if self._provider.capabilities.metering == "machine" and await self._provider.confirm_gone(ref):
+                await self._observed(await self._read(await self._provider.fetch(ref)) or NeverStarted())
+
+    async def _cancel_run(self, ref: str) -> None:
+        await self._leases.check(self._tag.attempt_id, self._tag.epoch, for_s=ACT_MARGIN_S)
+        await self._provider.cancel(self._tag, ref, self._options.cancel_grace_s)
 
     async def release(self, ended: Ended) -> None:
         """Sees to it that the machine of an attempt that has ended is gone, and writes down what it was there for."""
@@ -220,8 +250,9 @@ class _Step:
         elif self._may_linger(ended):
             return
         elif self._provider.capabilities.can_cancel:
-            await self._leases.check(self._tag.attempt_id, self._tag.epoch, for_s=ACT_MARGIN_S)
-            await self._provider.cancel(self._tag, ref, self._options.cancel_grace_s)
+            await self._cancel_run(ref)
+            if await self._provider.confirm_gone(ref):
+                await self._released(ref, await self._provider.fetch(ref) or view)
 
     def _may_linger(self, ended: Ended) -> bool:
         """A trainer that has reported its end may still hand in its last lines and end its machine itself."""

@@ -27,6 +27,8 @@ class Settings(CoreSettings, frozen=True, kw_only=True):
     bridge_quote_interval_s: float = 30.0
     """How often providers are asked what they offer."""
     bridge_cancel_grace_s: float = 30.0
+    bridge_longest_run_s: int = 7 * 24 * 3600
+    """After so long a run on a paid machine is ended if nobody has given it a limit of its own."""
     bridge_report_grace_s: float = REPORT_GRACE_S
     bridge_worker_lost_s: float = 900.0
     """How long a worker may stay offline before its run is given up and the job goes on elsewhere."""

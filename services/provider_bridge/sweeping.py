@@ -47,12 +47,19 @@ class Sweeper:
     """Compares what runs at the providers with what the log says should run."""
 
     def __init__(
-        self, leases: Leases, store: EventStore, providers: Providers, clock: Clock, *, cancel_grace_s: float
+        self,
+        leases: Leases,
+        store: EventStore,
+        providers: Providers,
+        clock: Clock,
+        *,
+        cancel_grace_s: float,
+        streams: ProviderStreams | None = None,
     ) -> None:
         self._leases = leases
         self._store = store
         self._providers = providers
-        self._streams = ProviderStreams(store)
+        self._streams = streams or ProviderStreams(store)
         self._clock = clock
         self._cancel_grace_s = cancel_grace_s
 

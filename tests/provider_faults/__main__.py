@@ -1,4 +1,4 @@
-"""`python -m tests.provider_faults [--seeds N] [--seed S] [--provider NAME]`: seeds against every vendor's simulator."""
+"""`python -m tests.provider_faults [--seeds N] [--seed S] [--provider NAME]`: seeds against all vendors' simulators."""
 
 import argparse
 import asyncio
@@ -77,20 +77,18 @@ async def main() -> int:
     parser.add_argument("--seed", type=int)
     parser.add_argument("--provider", choices=sorted(VENDORS))
     options = parser.parse_args()
+    logging.disable(logging.CRITICAL)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tw-") as folder:
-        postgres = EmbeddedPostgres(Path(folder) / "postgres", superuser_password="faults")
-        process = postgres.spawn()
+        Path(folder).chmod(0o711)  # Postgres may run as another user
+        postgres = EmbeddedPostgres(Path(folder) / "pg", unsafe_fast=True).start()
         try:
-            while not postgres.is_ready():
-                await asyncio.sleep(0.05)
             await migrate(postgres.superuser_dsn, "faults", PASSWORDS)
             dsn = postgres.dsn("provider_bridge", PASSWORDS["provider_bridge"], "faults")
             verdicts = await run(options, dsn)
         finally:
-            process.terminate()
-            process.wait()
+            postgres.stop()
     report(verdicts, time.monotonic() - began_s)
     return int(any(one.violations for one in verdicts))
 

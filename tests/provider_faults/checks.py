@@ -46,7 +46,7 @@ async def judge(world: World, rounds: int) -> Verdict:
         left = [f"{line.ref} ({line.label})" for line in world.vendor.bill.open()]
     found += [f"still costs money after the sweep: {one}" for one in left]
     await world.sweep()
-    owned, orphans = await _owned(world)
+    owned, orphans = await _owned(world, found)
     found += _unowned(world, owned)
     for attempt_id in world.plans:
         found += await _false_end(world, attempt_id)
@@ -64,27 +64,33 @@ async def judge(world: World, rounds: int) -> Verdict:
     )
 
 
-async def _owned(world: World) -> tuple[dict[str, tuple[float, float]], int]:
+async def _owned(world: World, found: list[str]) -> tuple[dict[str, tuple[float, float]], int]:
     """Ref -> (seconds, micro-dollars) as the log has them, and how many of them were orphans."""
     owned: dict[str, tuple[float, float]] = {}
+
+    def own(ref: str, seconds: int, price: int, what: str) -> None:
+        world.note(f"{ref} is owned: {what}, {seconds} s")
+        if ref in owned:
+            found.append(f"{ref} is owned twice, the second time as {what}")
+        owned[ref] = (float(seconds), seconds * price / 3600)
+
     for attempt_id in world.plans:
         for recorded in await world.store.read_stream(attempt_stream(attempt_id)):
             event = catalogue.decode(recorded)
             if isinstance(event, AttemptMachineReleased) and event.provider_ref is not None:
-                _own(owned, event.provider_ref, event.seconds, event.price_micro_usd_per_hour)
+                own(
+                    event.provider_ref,
+                    event.seconds,
+                    event.price_micro_usd_per_hour,
+                    f"{event.basis} at {event.ended_at:%H:%M:%S}",
+                )
     orphans = 0
-    for recorded in await world.store.read_stream(provider_stream(world.provider.name)):
+    for recorded in await world.store.read_stream(provider_stream(f"{world.provider.name}/{world.seed}")):
         event = catalogue.decode(recorded)
         if isinstance(event, ProviderOrphanEnded) and event.attempt_id in world.plans:
             orphans += 1
-            _own(owned, event.ref, event.seconds, event.price_micro_usd_per_hour)
+            own(event.ref, event.seconds, event.price_micro_usd_per_hour, f"an orphan at {event.ended_at:%H:%M:%S}")
     return owned, orphans
-
-
-def _own(owned: dict[str, tuple[float, float]], ref: str, seconds: int, price: int) -> None:
-    if ref in owned:
-        raise AssertionError(f"{ref} is owned twice")
-    owned[ref] = (float(seconds), seconds * price / 3600)
 
 
 def _unowned(world: World, owned: dict[str, tuple[float, float]]) -> list[str]:
@@ -106,7 +112,8 @@ async def _false_end(world: World, attempt_id: UUID) -> list[str]:
     kinds = {event.kind for event in told if isinstance(event, AttemptFailed)}
     if plan.lacked and kinds & _LACKS:
         return []
-    return [f"attempt {attempt_id} ended as {state.outcome} {sorted(kinds)}, and nothing was wrong with it"]
+    why = [event.message for event in told if isinstance(event, AttemptFailed)]
+    return [f"attempt {attempt_id} ended as {state.outcome} {sorted(kinds)}, and nothing was wrong with it: {why}"]
 
 
 def _money(world: World, owned: dict[str, tuple[float, float]], billed: float, booked: float) -> list[str]:

@@ -23,6 +23,7 @@ from services.provider_bridge.domain.attempt_states import (
     Requested,
     run_of,
 )
+from services.provider_bridge.domain.provider import ProviderCommand, ProviderState
 from services.provider_bridge.driving import Driver, DrivingOptions
 from services.provider_bridge.handlers import AttemptHandlers
 from services.provider_bridge.outbound.directory import FixedProviders
@@ -34,7 +35,8 @@ from services.provider_bridge.sweeping import Sweeper
 from shared.contracts.attempt import CancelAttempt, ReportMilestone, RequestAttempt
 from shared.contracts.envelope import EventMetadata
 from shared.contracts.offers import Offer
-from shared.decider import execute, fold
+from shared.decider import Decision, execute, fold
+from shared.eventstore.api import EventStore
 from shared.eventstore.postgres import PostgresEventStore
 from shared.ids import new_id
 from shared.problems import Rejected, Unavailable
@@ -68,10 +70,26 @@ class Plan(msgspec.Struct, kw_only=True):
     cancelled: bool = False
     vanished: bool = False
     lacked: bool = False
+    begun: int = 0
+    """How many of its runs have left the vendor's queue."""
     done: set[str] = set()
     """Refs of runs whose trainer has ended."""
-    blind_s: dict[str, float] = {}
-    """Ref -> how long the vendor did not tell us of its end."""
+
+
+class StreamsOfSeed(ProviderStreams):
+    """Each seed has providers of its own, though all seeds share a log."""
+
+    def __init__(self, store: EventStore, seed: int) -> None:
+        super().__init__(store)
+        self._seed = seed
+
+    async def load(self, name: str) -> ProviderState:
+        return await super().load(f"{name}/{self._seed}")
+
+    async def execute(
+        self, name: str, command: ProviderCommand, *, meta: EventMetadata | None = None, job_id: UUID | None = None
+    ) -> Decision[ProviderState]:
+        return await super().execute(f"{name}/{self._seed}", command, meta=meta, job_id=job_id)
 
 
 class World:
@@ -95,14 +113,14 @@ class World:
     def reborn(self) -> None:
         """The bridge's process ends and the next one begins, knowing what is in the log and at the vendor."""
         self.lives += 1
-        streams = ProviderStreams(self.store)
+        streams = StreamsOfSeed(self.store, self.seed)
         inner = self.vendor.connect(INSTALLATION)
         self.provider = GuardedProvider(inner, streams, self.moment)
         directory = FixedProviders([self.provider])
         self.leases = Leases(self._pool, self.store, self.moment, owner=self._owner, lease_s=LEASE_S)
         options = DrivingOptions(gateway_url="http://127.0.0.1:9", cancel_grace_s=1.0, report_grace_s=0.0, linger_s=5.0)
         self.driver = Driver(self.leases, directory, self.moment, options)
-        self.sweeper = Sweeper(self.leases, self.store, directory, self.moment, cancel_grace_s=1.0)
+        self.sweeper = Sweeper(self.leases, self.store, directory, self.moment, cancel_grace_s=1.0, streams=streams)
         self.handlers = AttemptHandlers(self.store, directory, self.moment, lambda _: None)
 
     async def request(self, offer: Offer | None) -> UUID:
