@@ -211,7 +211,7 @@ class _Step:
             await self._cancel_run(ref)
 
     def _is_overdue(self, run: Run) -> bool:
-        """Whether the trainer should have ended itself long ago; of a machine that is paid for, in any case some day."""
+        """Whether the trainer should have ended itself long ago; a machine that is paid for has a limit in any case."""
         limit_s = run.request.max_run_s
         if limit_s is None and run.request.quote.metering == "machine":
             limit_s = self._options.longest_run_s

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import collections
 import logging
+import os
 import sys
 import tempfile
 import time
@@ -81,7 +82,7 @@ async def main() -> int:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tw-") as folder:
-        Path(folder).chmod(0o711)  # Postgres may run as another user
+        os.chmod(folder, 0o711)  # noqa: PTH101, S103 - Postgres may run as another user, who must get in
         postgres = EmbeddedPostgres(Path(folder) / "pg", unsafe_fast=True).start()
         try:
             await migrate(postgres.superuser_dsn, "faults", PASSWORDS)

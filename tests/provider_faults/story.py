@@ -142,7 +142,10 @@ async def advance(world: World, attempt_id: UUID, plan: Plan, *, to_the_end: boo
     starts = world.vendor.case.starts(attempt_id)
     if starts > plan.begun:
         plan.begun = starts
-        world.vendor.case.begin(attempt_id)
+        lines = world.lines(attempt_id)
+        is_over = len(lines) == starts and lines[-1].ended is not None
+        if not is_over and not isinstance(await world.state(attempt_id), Ended):
+            world.vendor.case.begin(attempt_id)
     alive = world.alive(attempt_id)
     if not alive or alive[-1].ref in plan.done:
         return
