@@ -69,6 +69,7 @@ async def _owned(world: World, found: list[str]) -> tuple[dict[str, tuple[float,
     owned: dict[str, tuple[float, float]] = {}
 
     def own(ref: str, seconds: int, price: int, what: str) -> None:
+        ref = _plain(ref)
         world.note(f"{ref} is owned: {what}, {seconds} s")
         if ref in owned:
             found.append(f"{ref} is owned twice, the second time as {what}")
@@ -93,13 +94,18 @@ async def _owned(world: World, found: list[str]) -> tuple[dict[str, tuple[float,
     return owned, orphans
 
 
+def _plain(ref: str) -> str:
+    """Without what an adapter or a vendor puts before the run's own name."""
+    return ref.rpartition("/")[2]
+
+
 def _unowned(world: World, owned: dict[str, tuple[float, float]]) -> list[str]:
     if world.provider.capabilities.metering != "machine":
         return []
     return [
         f"{line.ref} ({line.label}) ran {line.seconds(world.moment()):.0f} s that no event owns"
         for line in world.vendor.bill.lines
-        if line.ref not in owned and line.seconds(world.moment()) > 0
+        if _plain(line.ref) not in owned and line.seconds(world.moment()) > 0
     ]
 
 
@@ -119,11 +125,12 @@ async def _false_end(world: World, attempt_id: UUID) -> list[str]:
 def _money(world: World, owned: dict[str, tuple[float, float]], billed: float, booked: float) -> list[str]:
     if world.provider.capabilities.metering != "machine":
         return []
-    slack = sum(line.price_micro_usd_per_hour * _ROUNDING_S / 3600 for line in world.vendor.bill.lines)
+    prices = [plan.offer.price_micro_usd_per_hour for plan in world.plans.values() if plan.offer is not None]
+    slack = max(prices, default=0) * _ROUNDING_S / 3600 * max(len(world.vendor.bill.lines), len(owned))
     if abs(billed - booked) <= billed * TOLERANCE + slack:
         return []
     lines = [
-        f"{line.ref}: vendor {line.seconds(world.moment()):.1f} s, log {owned.get(line.ref, (0.0, 0.0))[0]:.0f} s"
+        f"{line.ref}: vendor {line.seconds(world.moment()):.1f} s, log {owned.get(_plain(line.ref), (0.0, 0))[0]:.0f} s"
         for line in world.vendor.bill.lines
     ]
     return [f"the vendor bills {billed:.0f} micro-dollars, the log owns {booked:.0f} ({'; '.join(lines)})"]

@@ -191,6 +191,8 @@ def _before_the_end(state: Run | Ending, command: FencedCommand) -> list[Event]:
 def _released(state: Ended, command: RecordReleased) -> list[Event]:
     run = state.run
     since = command.started_at or run.intended_at or state.ended_at
+    if isinstance(run, Running):
+        since = min(since, run.started_at)  # no trainer says hello before its machine is there
     started_at = min(since, command.ended_at)
     measured_s = math.ceil((command.ended_at - started_at).total_seconds())
     counted = command.billed_s is not None

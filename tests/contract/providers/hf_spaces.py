@@ -9,7 +9,6 @@ from services.provider_bridge.outbound.egress import NetworkSettings
 from services.provider_bridge.outbound.kinds import Materials
 from services.provider_bridge.outbound.ports import Provider
 from services.provider_bridge.outbound.vendors.hugging_face_spaces import KIND, SpacesSettings
-from shared.clock import utc_now
 from shared.settings import Secret
 from tests.contract.providers.case import Case, Lack, Trouble, not_here
 from tests.contract.providers.hugging_face import FAULTS, IMAGE
@@ -30,7 +29,7 @@ def a_provider(
             settings=settings or SpacesSettings(api_url=simulator.url, image=IMAGE),
             network=NetworkSettings(timeout_s=0.5),
             installation=installation,
-            clock=utc_now,
+            clock=simulator.clock,
         )
     )
 

@@ -8,6 +8,7 @@ late commit of the older one finds nothing to start.
 import base64
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,9 @@ from shared.problems import Unavailable
 _FLAVOR = "a10g-small"
 _CONFLICT = 409
 _PROBED_EPOCHS = 2
+_KEPT_MOMENTS = 10_000
+_HAS_HARDWARE = frozenset({"APP_STARTING", "RUNNING", "RUNNING_BUILDING", "RUNNING_APP_STARTING", "RUNTIME_ERROR"})
+"""Stages in which it costs money; the build is free."""
 """Lists may lag behind: the newest epochs are also asked for by name."""
 _FILES = Path(__file__).with_name("space")
 _APP_FILE = "Dockerfile"
@@ -65,6 +69,8 @@ class SpacesProvider:
 
     def __init__(self, materials: Materials) -> None:
         self.name: str = KIND.name
+        self._since: dict[str, datetime] = {}
+        self._clock = materials.clock
         self._settings: SpacesSettings = materials.settings
         self.capabilities: Capabilities = msgspec.structs.replace(
             KIND.capabilities, default_hardware=self._settings.flavor
@@ -278,11 +284,18 @@ class SpacesProvider:
         return RunView(
             ref=ref,
             word=_stage(space),
-            # The Hub does not say when the hardware was there: the build, which is free, counts as well.
-            started_at=a_moment(space.get("createdAt")),
+            started_at=self._hardware_since(ref, _stage(space)),
             last_words=a_text(an_object(space.get("runtime")).get("errorMessage")),
             epoch=tag.epoch if tag is not None else None,
         )
+
+    def _hardware_since(self, ref: str, stage: str) -> datetime | None:
+        """Since when we have seen it have hardware: the Hub does not say it, and the build before it is free."""
+        if stage in _HAS_HARDWARE and ref not in self._since:
+            self._since[ref] = self._clock()
+            if len(self._since) > _KEPT_MOMENTS:
+                self._since.pop(next(iter(self._since)))
+        return self._since.get(ref)
 
     def _is_alive(self, space: Object) -> bool:
         """A stage that nobody knows may well be a Space that runs."""
