@@ -71,6 +71,8 @@ class DrivingOptions(msgspec.Struct, frozen=True, kw_only=True):
     report_grace_s: float
     longest_run_s: int = 7 * 24 * 3600
     """The limit of runs on paid machines that were given none."""
+    longest_boot_s: int = 3600
+    """How long a paid machine may exist before its trainer says hello."""
     linger_s: float = 15.0
     """How long a paid machine may live on after its trainer has reported the end."""
     new_token: Callable[[], str] = partial(secrets.token_urlsafe, _TOKEN_BYTES)
@@ -213,8 +215,10 @@ class _Step:
     def _is_overdue(self, run: Run) -> bool:
         """Whether the trainer should have ended itself long ago; a machine that is paid for has a limit in any case."""
         limit_s = run.request.max_run_s
-        if limit_s is None and run.request.quote.metering == "machine":
-            limit_s = self._options.longest_run_s
+        if run.request.quote.metering == "machine":
+            limit_s = limit_s or self._options.longest_run_s
+            if isinstance(run, Accepted):  # an image that cannot be pulled is pulled for ever
+                limit_s = min(limit_s, self._options.longest_boot_s)
         if limit_s is None or run.intended_at is None:
             return False
         return self._clock() > run.intended_at + timedelta(seconds=limit_s + SAVING_S)

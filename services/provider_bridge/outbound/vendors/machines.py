@@ -27,6 +27,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     price_micro_usd_per_hour: int
     is_over: bool
     """It is gone for good and costs nothing; one that has merely stopped is not."""
+    stopped_at: datetime | None = None
+    """Since when its GPUs are given back, as far as we have seen; what is left of it costs next to nothing."""
 
     def view(self, installation: str) -> RunView:
         """As the bridge sees it."""
@@ -35,6 +37,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
             ref=self.ref,
             word=self.word,
             started_at=self.started_at,
+            ended_at=self.stopped_at,
             epoch=tag.epoch if tag is not None else None,
         )
 

@@ -110,6 +110,7 @@ class RunPodPods:
         self._roll = Roll(self._installation, self._listed, self._show, 60 / self._settings.calls_per_minute)
         self._fences = Fences()
         self._prices: dict[str, int] = {}
+        self._stopped: dict[str, datetime] = {}
         """What each pod cost while it ran, in micro-dollars per hour: a pod that has stopped shows 0."""
         self._stop_asked: dict[str, datetime] = {}
 
@@ -276,7 +277,15 @@ class RunPodPods:
             started_at=answer.ours(created_at) if created_at is not None else None,
             price_micro_usd_per_hour=price,
             is_over=pod.status == "TERMINATED",
+            stopped_at=self._stopped_since(pod),
         )
+
+    def _stopped_since(self, pod: PodShown) -> datetime | None:
+        """When we first saw it stopped: RunPod does not say when that was, and its GPUs cost nothing since then."""
+        if pod.status in _HAS_STOPPED and pod.id not in self._stopped:
+            self._stopped[pod.id] = self._clock()
+            _forget_oldest(self._stopped)
+        return self._stopped.get(pod.id)
 
     def _body(self, order: StartOrder) -> dict[str, Any]:
         """What creates the pod. Raises StartRefused when the settings do not say enough."""
