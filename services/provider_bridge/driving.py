@@ -147,6 +147,8 @@ class _Step:
         self._clock = clock
         self._options = options
         self._tag = tag
+        self._seen: RunView | None = None
+        """The run as it was last seen in this step: a machine that is ended shows nothing of itself any more."""
         self._log = log.bind(attempt_id=str(tag.attempt_id), epoch=tag.epoch, provider=provider.name)
 
     async def start(self, run: Requested | Starting) -> None:
@@ -204,7 +206,7 @@ class _Step:
         if ref is None:
             await self._observed(NeverStarted())
             return
-        seen = await self._read(await self._provider.fetch(ref))
+        seen = await self._read(await self._look(ref))
         if seen is not None and not isinstance(seen, StillRunning):
             await self._observed(seen)
         elif self._is_overdue(run) and self._provider.capabilities.can_cancel:
@@ -228,13 +230,13 @@ class _Step:
         if ref is None:
             await self._observed(NeverStarted())
             return
-        seen = await self._read(await self._provider.fetch(ref))
+        seen = await self._read(await self._look(ref))
         if seen is not None and not isinstance(seen, StillRunning) and await self._provider.confirm_gone(ref):
             await self._observed(seen)
         elif self._provider.capabilities.can_cancel:
             await self._cancel_run(ref)
             if self._provider.capabilities.metering == "machine" and await self._provider.confirm_gone(ref):
-                await self._observed(await self._read(await self._provider.fetch(ref)) or NeverStarted())
+                await self._observed(await self._read(await self._look(ref)) or NeverStarted())
 
     async def _cancel_run(self, ref: str) -> None:
         await self._leases.check(self._tag.attempt_id, self._tag.epoch, for_s=ACT_MARGIN_S)
@@ -246,24 +248,30 @@ class _Step:
             return
         ref = provider_ref_of(ended.run) or await self._find_ref(ended.run)
         if ref is None:
-            await self._released(None, None)
+            await self._released(None)
             return
-        view = await self._provider.fetch(ref)
+        await self._look(ref)
         if await self._provider.confirm_gone(ref):
-            await self._released(ref, view)
+            await self._released(ref)
         elif self._may_linger(ended):
             return
         elif self._provider.capabilities.can_cancel:
             await self._cancel_run(ref)
             if await self._provider.confirm_gone(ref):
-                await self._released(ref, await self._provider.fetch(ref) or view)
+                await self._look(ref)
+                await self._released(ref)
 
     def _may_linger(self, ended: Ended) -> bool:
         """A trainer that has reported its end may still hand in its last lines and end its machine itself."""
         return ended.by_report and self._clock() < ended.ended_at + timedelta(seconds=self._options.linger_s)
 
-    async def _released(self, ref: str | None, view: RunView | None) -> None:
-        now = self._clock()
+    async def _look(self, ref: str) -> RunView | None:
+        view = await self._provider.fetch(ref)
+        self._seen = _with_what_was_known(view, self._seen)
+        return view
+
+    async def _released(self, ref: str | None) -> None:
+        now, view = self._clock(), self._seen
         seen = view.ended_at if view is not None else None
         await self._append(
             RecordReleased(
@@ -338,6 +346,18 @@ class _Step:
         if isinstance(state, Ended) and not state.owes_release:
             self._log.info("bridge.attempt.ended", outcome=state.outcome)
             await self._leases.drop(self._tag.attempt_id)
+
+
+def _with_what_was_known(view: RunView | None, before: RunView | None) -> RunView | None:
+    """The newer view; what it does not tell (any more) is as it was."""
+    if view is None or before is None:
+        return view or before
+    return msgspec.structs.replace(
+        view,
+        started_at=view.started_at or before.started_at,
+        ended_at=view.ended_at or before.ended_at,
+        billed_s=before.billed_s if view.billed_s is None else view.billed_s,
+    )
 
 
 def _is_stale(found: RunView, run: Run) -> bool:

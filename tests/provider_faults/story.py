@@ -103,7 +103,8 @@ async def _cancel(world: World, hangs: bool) -> None:  # noqa: ARG001, FBT001 - 
 
 async def _vanish(world: World, hangs: bool) -> None:  # noqa: ARG001, FBT001 - every deed has this shape
     attempt_id = world.random.choice(list(world.plans))
-    if world.random.random() < 0.3 and world.alive(attempt_id):
+    is_heard = await world.is_heard()  # what ends while the vendor does not answer is counted until it does
+    if world.random.random() < 0.3 and world.alive(attempt_id) and is_heard:
         world.vendor.case.vanish(attempt_id)
         world.plans[attempt_id].vanished = True
         await _see_the_end(world)
@@ -159,6 +160,8 @@ async def advance(world: World, attempt_id: UUID, plan: Plan, *, to_the_end: boo
         plan.done.add(newest.ref)
         if not world.provider.capabilities.knows_outcome and world.random.random() < 0.5:
             return  # a machine whose trainer has ended may live on: then we end it
+        if not await world.is_heard():
+            return
         world.vendor.case.finish(attempt_id)
         await _see_the_end(world)
 

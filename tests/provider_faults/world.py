@@ -113,7 +113,7 @@ class World:
     def reborn(self) -> None:
         """The bridge's process ends and the next one begins, knowing what is in the log and at the vendor."""
         self.lives += 1
-        streams = StreamsOfSeed(self.store, self.seed)
+        streams = self.streams = StreamsOfSeed(self.store, self.seed)
         inner = self.vendor.connect(INSTALLATION)
         self.provider = GuardedProvider(inner, streams, self.moment)
         directory = FixedProviders([self.provider])
@@ -185,6 +185,10 @@ class World:
         if isinstance(state, Absent | Forestalled) or isinstance(run_of(state), Requested):
             return False
         return run_of(state).intent_epoch == tag.epoch
+
+    async def is_heard(self) -> bool:
+        """Whether the bridge would ask the vendor now: its breaker is not open."""
+        return (await self.streams.load(self.provider.name)).breaker.state != "open"
 
     async def report(self, attempt_id: UUID, type_: str, data: dict[str, Any]) -> None:
         """What a trainer says, as the gateway passes it on."""

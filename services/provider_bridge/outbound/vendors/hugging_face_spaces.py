@@ -43,6 +43,7 @@ _PROBED_EPOCHS = 2
 _KEPT_MOMENTS = 10_000
 _HAS_HARDWARE = frozenset({"APP_STARTING", "RUNNING", "RUNNING_BUILDING", "RUNNING_APP_STARTING", "RUNTIME_ERROR"})
 """Stages in which it costs money; the build is free."""
+_IS_FREE = frozenset({"NO_APP_FILE", "BUILDING", "CONFIG_ERROR", "BUILD_ERROR"})
 """Lists may lag behind: the newest epochs are also asked for by name."""
 _FILES = Path(__file__).with_name("space")
 _APP_FILE = "Dockerfile"
@@ -285,6 +286,7 @@ class SpacesProvider:
             ref=ref,
             word=_stage(space),
             started_at=self._hardware_since(ref, _stage(space)),
+            billed_s=0.0 if _stage(space) in _IS_FREE and ref not in self._since else None,
             last_words=a_text(an_object(space.get("runtime")).get("errorMessage")),
             epoch=tag.epoch if tag is not None else None,
         )
