@@ -251,7 +251,7 @@ class HuggingFaceProvider:
             exit_code=0 if word == "COMPLETED" else int(code[1]) if code and word == "ERROR" else None,
             started_at=started,
             ended_at=finished if is_over else None,
-            billed_s=billed_s if is_over else None,
+            billed_s=(billed_s if started else 0.0) if is_over else None,  # what never began is free
             last_words=message,
             epoch=tag.epoch if (tag := self._tag(job)) is not None else None,
         )

@@ -70,7 +70,8 @@ class SpacesProvider:
 
     def __init__(self, materials: Materials) -> None:
         self.name: str = KIND.name
-        self._since: dict[str, datetime] = {}
+        self._since: dict[str, datetime | None] = {}
+        """Ref -> since when it has hardware; None: it was seen, and had none."""
         self._clock = materials.clock
         self._settings: SpacesSettings = materials.settings
         self.capabilities: Capabilities = msgspec.structs.replace(
@@ -286,18 +287,23 @@ class SpacesProvider:
             ref=ref,
             word=_stage(space),
             started_at=self._hardware_since(ref, _stage(space)),
-            billed_s=0.0 if _stage(space) in _IS_FREE and ref not in self._since else None,
+            billed_s=0.0 if self._is_free(ref) else None,
             last_words=a_text(an_object(space.get("runtime")).get("errorMessage")),
             epoch=tag.epoch if tag is not None else None,
         )
 
     def _hardware_since(self, ref: str, stage: str) -> datetime | None:
         """Since when we have seen it have hardware: the Hub does not say it, and the build before it is free."""
-        if stage in _HAS_HARDWARE and ref not in self._since:
-            self._since[ref] = self._clock()
-            if len(self._since) > _KEPT_MOMENTS:
-                self._since.pop(next(iter(self._since)))
-        return self._since.get(ref)
+        known = self._since.setdefault(ref, None) if stage in _IS_FREE else self._since.get(ref)
+        if stage in _HAS_HARDWARE and known is None:
+            known = self._since[ref] = self._clock()
+        if len(self._since) > _KEPT_MOMENTS:
+            self._since.pop(next(iter(self._since)))
+        return known
+
+    def _is_free(self, ref: str) -> bool:
+        """Whether we have looked since its beginning and never saw it have hardware."""
+        return ref in self._since and self._since[ref] is None
 
     def _is_alive(self, space: Object) -> bool:
         """A stage that nobody knows may well be a Space that runs."""
