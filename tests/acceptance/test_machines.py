@@ -42,7 +42,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[Site]:
         pods.machine_env = environment(folder / "work")
         machines.machine_env = tools_of_a_machine(folder)
         settings = {
-            "GATEWAY_PROVIDERS": PROVIDERS,
+            "GATEWAY_PROVIDERS": f"{PROVIDERS},auto",
             "SCHEDULER_PROVIDERS": PROVIDERS,
             "RUNPOD_API_KEY": runpod_pods.KEY,
             "TUNEWRIGHT_PROVIDER_RUNPOD_API_URL": pods.url,
@@ -122,6 +122,46 @@ def test_a_machine_that_cannot_fetch_the_trainer_fails_at_once_and_the_next_one_
     assert "could not fetch the trainer" in failure["message"]
     system.await_status(job_id, "completed")
     await_value(60, "no machine is left", lambda: not site.machines.bill.open())
+
+
+def test_a_job_whose_pod_is_taken_away_finishes_on_another_provider_from_its_last_checkpoint(
+    site: Site, pictures: Path
+) -> None:
+    """It may run anywhere: the pod is the cheaper one; then RunPod has none left, and Lambda is next."""
+    system, every, steps = site.system, 100, 1500
+    short: dict[str, Any] = {"max_train_steps": steps, "checkpointing_steps": every, "validation_disable": True}
+    body = demo_body(pictures, **short, train_batch_size=2, disable_benchmark=True)
+    for provider in ("runpod", "lambda"):
+        await_value(60, "its offers are known", lambda provider=provider: offered(system, provider))
+    job_id = system.submit({**body, "requirements": {"min_vram_gb": 24, "providers": ["runpod", "lambda"]}}, "auto")
+    await_value(180, "a checkpoint is stored", lambda: saved(system, job_id))
+    [pod] = [pod for pod in site.pods.pods.values() if pod.status == "RUNNING"]
+    site.pods.has_capacity = False
+    site.pods.vanish(pod)
+    reached = max(line["step"] for line in system.metrics(job_id))
+    system.await_status(job_id, "completed")
+    site.pods.has_capacity = True
+    told = system.history(job_id)
+    placed = [event["data"] for event in told if event["type"] == "job.placed.v1"]
+    assert [placed[0]["offer"]["provider"], placed[-1]["offer"]["provider"]] == ["runpod", "lambda"]
+    assert placed[0]["offer"]["price_micro_usd_per_hour"] < placed[-1]["offer"]["price_micro_usd_per_hour"]
+    assert all(event["reason"] for event in placed)
+    last = [event["data"] for event in told if event["type"] == "attempt.requested.v1"][-1]
+    assert reached - last["resume"]["step"] <= every
+    assert saved(system, job_id)[-1] == steps
+    await_value(60, "no machine is left", lambda: not site.machines.bill.open() and not site.pods.bill.open())
+
+
+def offered(system: System, provider: str) -> list[dict[str, Any]]:
+    """The provider's hardware as it was quoted."""
+    answer = system.http.get("/api/cloud/hardware-options", params={"provider": provider})
+    return answer.raise_for_status().json()["hardware"]
+
+
+def saved(system: System, job_id: str) -> list[int]:
+    """The steps of the checkpoints that are stored."""
+    events = [event["data"] for event in system.history(job_id) if event["type"] == "job.checkpointed.v1"]
+    return [event["checkpoint"]["step"] for event in events]
 
 
 def released(system: System, job_id: str) -> dict[str, Any] | None:

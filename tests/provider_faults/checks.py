@@ -40,7 +40,8 @@ async def judge(world: World, rounds: int) -> Verdict:
     world.moment.pass_s(61.0)
     await world.sweep()
     world.moment.pass_s(5.0)
-    left = [f"{line.ref} ({line.label})" for line in world.vendor.bill.open()]
+    stoppable = world.provider.capabilities.can_cancel  # else a run ends at its own limit, and says so up front
+    left = [f"{line.ref} ({line.label})" for line in world.vendor.bill.open() if stoppable]
     if left:  # what ends by stopping first needs a second word
         await world.sweep()
         left = [f"{line.ref} ({line.label})" for line in world.vendor.bill.open()]

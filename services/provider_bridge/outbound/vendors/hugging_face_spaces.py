@@ -124,6 +124,7 @@ class SpacesProvider:
         except VendorRefused as refused:
             await self._delete(ref)
             raise StartRefused(f"The Hub does not take the Space's files: {refused.excerpt}") from refused
+        self._since.setdefault(ref, None)
         return ref
 
     async def find(self, tag: Tag) -> RunView | None:
