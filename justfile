@@ -20,7 +20,11 @@ setup:
     stamp=.venv/dev-lock.sha256
     wanted=$({{ python }} -c 'import hashlib, pathlib, sys; lock = pathlib.Path("requirements/dev.txt").read_bytes(); print(hashlib.sha256(sys.version.encode() + lock).hexdigest())')
     [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || exit 0
-    {{ python }} -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+    # uv installs in seconds what takes pip a minute and a half; pip brings uv itself, by the same lock.
+    if [ ! -x .venv/bin/uv ]; then
+        {{ python }} -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r <(sed -n '/^uv==/,/[^\\]$/p' requirements/dev.txt)
+    fi
+    .venv/bin/uv pip install --quiet --require-hashes --python {{ python }} -r requirements/dev.txt
     echo "$wanted" > "$stamp"
 
 # Build the trainer's own environment (torch and diffusers) in .venv-trainer; returns at once when it is there
