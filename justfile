@@ -124,6 +124,11 @@ learn *options: setup-trainer
 fault *options: setup
     {{ python }} -m tests.fault {{ options }}
 
+# Faults of providers: 2 000 seeds over every vendor's simulator; --seeds N, --provider NAME, or --seed S to repeat one
+[group('test')]
+fault-providers *options: setup
+    {{ python }} -m tests.provider_faults --seeds 2000 {{ options }}
+
 # The named windows (docs/testing.md), each repeated often: NATS killed 100 times, Postgres and a rebuild 10 times
 [group('test')]
 windows *options: setup

@@ -79,7 +79,7 @@ class Sweeper:
             why = self._why_orphan(run, state)
             if why is not None:
                 await self._name(provider, run, state, why)
-                await self._end(provider, run.tag, run.ref)
+                await self._end(provider, _asking(run.tag, state), run.ref)
         known = await self._streams.load(provider.name)
         for orphan in known.orphans.values():
             await self._close(provider, orphan)
@@ -126,11 +126,12 @@ class Sweeper:
 
     async def _close(self, provider: Provider, orphan: ProviderOrphanFound) -> None:
         """Writes down what an orphan cost once it is gone, and until then ends it again."""
+        state = await self._leases.load(orphan.attempt_id)
         if not await provider.confirm_gone(orphan.ref):
-            await self._end(provider, Tag(attempt_id=orphan.attempt_id, epoch=orphan.epoch), orphan.ref)
+            tag = Tag(attempt_id=orphan.attempt_id, epoch=orphan.epoch)
+            await self._end(provider, _asking(tag, state), orphan.ref)
             return
         view = await provider.fetch(orphan.ref)
-        state = await self._leases.load(orphan.attempt_id)
         job_id = None if isinstance(state, Absent | Forestalled) else run_of(state).request.job_id
         now = self._clock()
         ended = EndOrphan(
@@ -156,6 +157,12 @@ class Sweeper:
             meta=EventMetadata(actor=ACTOR),
             correlation_id=state.run.request.job_id,
         )
+
+
+def _asking(tag: Tag, state: AttemptState) -> Tag:
+    """The tag under which an orphan is ended: its own epoch may be one that the provider hears no more."""
+    known = 0 if isinstance(state, Absent | Forestalled) else run_of(state).epoch
+    return Tag(attempt_id=tag.attempt_id, epoch=max(tag.epoch, known))
 
 
 def _price_of(state: AttemptState) -> int:

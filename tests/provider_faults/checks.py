@@ -89,7 +89,7 @@ async def _owned(world: World, found: list[str]) -> tuple[dict[str, tuple[float,
     orphans = 0
     for recorded in await world.store.read_stream(provider_stream(f"{world.provider.name}/{world.seed}")):
         event = catalogue.decode(recorded)
-        if isinstance(event, ProviderOrphanEnded) and event.attempt_id in world.plans:
+        if isinstance(event, ProviderOrphanEnded):
             orphans += 1
             own(event.ref, event.seconds, event.price_micro_usd_per_hour, f"an orphan at {event.ended_at:%H:%M:%S}")
     return owned, orphans

@@ -11,7 +11,9 @@ import pytest
 
 from services.provider_bridge.domain.attempt_states import Absent, Ended, Forestalled
 from services.provider_bridge.domain.provider import OPEN_FOR
+from services.provider_bridge.outbound.ports import StartRefused
 from shared.contracts.offers import Offer
+from shared.ids import new_id
 from shared.problems import Unavailable
 from tests.contract.providers.case import Lack
 from tests.provider_faults.checks import Verdict, judge
@@ -52,7 +54,9 @@ async def _storm(world: World, offers: list[Offer]) -> None:
         deed = world.random.choice(_DEEDS)
         world.note(deed.__name__)
         await deed(world, hangs)
-        await world.drive()
+        for _ in range(3):  # the reconciler looks every second: an end that takes two words is not left half said
+            await world.drive()
+            world.moment.pass_s(1.5)
         if world.random.random() < 0.3:
             await _swept(world)
 
@@ -117,6 +121,16 @@ async def _hook(world: World, hangs: bool) -> None:  # noqa: ARG001, FBT001 - ev
             await world.hook(attempt_id, word)
 
 
+async def _start_late(world: World, hangs: bool) -> None:  # noqa: ARG001, FBT001 - every deed has this shape
+    """A start of a bridge that was paused arrives now: under an epoch that is over, or of an attempt nobody knows."""
+    known = [attempt_id for attempt_id in world.plans if await world.is_begun(attempt_id)]
+    if not world.provider.capabilities.can_cancel or not known or not await world.is_heard():
+        return
+    attempt_id = world.random.choice([*known, new_id()])
+    with suppress(StartRefused, Unavailable):
+        await world.start_late(attempt_id, world.plans[known[0]].offer)
+
+
 async def _train(world: World, hangs: bool) -> None:  # noqa: ARG001, FBT001 - every deed has this shape
     for attempt_id, plan in world.plans.items():
         await advance(world, attempt_id, plan, to_the_end=world.random.random() < 0.4)
@@ -132,6 +146,7 @@ _DEEDS: tuple[Callable[[World, bool], Awaitable[None]], ...] = (
     _cancel,
     _vanish,
     _hook,
+    _start_late,
     _train,
     _train,
     _train,

@@ -29,7 +29,7 @@ from services.provider_bridge.handlers import AttemptHandlers
 from services.provider_bridge.outbound.directory import FixedProviders
 from services.provider_bridge.outbound.guarded import GuardedProvider
 from services.provider_bridge.outbound.leases import LeaseLost, Leases
-from services.provider_bridge.outbound.ports import StaleEpoch, Tag
+from services.provider_bridge.outbound.ports import StaleEpoch, StartOrder, Tag
 from services.provider_bridge.provider_stream import ProviderStreams
 from services.provider_bridge.sweeping import Sweeper
 from shared.contracts.attempt import CancelAttempt, ReportMilestone, RequestAttempt
@@ -40,6 +40,7 @@ from shared.eventstore.api import EventStore
 from shared.eventstore.postgres import PostgresEventStore
 from shared.ids import new_id
 from shared.problems import Rejected, Unavailable
+from tests.integration.provider_bridge import stand_in_trainer as stand_in
 from tests.integration.provider_bridge.harness import envelope
 from tests.provider_faults.vendors import Vendor
 from tests.simulators.faults import BillLine, Fault, Moment
@@ -165,6 +166,17 @@ class World:
         command = CancelAttempt(attempt_id=attempt_id, reason="seed")
         await self.handlers.cancel(command, envelope(command))
         self.plans[attempt_id].cancelled = True
+
+    async def is_begun(self, attempt_id: UUID) -> bool:
+        """Whether a start was ever intended."""
+        state = await self.state(attempt_id)
+        return not isinstance(state, Absent | Forestalled) and run_of(state).intent_epoch > 0
+
+    async def start_late(self, attempt_id: UUID, offer: Offer | None) -> None:
+        """What a bridge of epoch 0 had asked for, long ago."""
+        spec = stand_in.a_spec(attempt_id)
+        order = StartOrder(tag=Tag(attempt_id=attempt_id, epoch=0), spec=spec, token="of epoch 0", offer=offer)
+        await self.vendor.connect(INSTALLATION).submit(order)
 
     # ---- the vendor's side -------------------------------------------------------------------------------------------
 

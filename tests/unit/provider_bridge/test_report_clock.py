@@ -7,6 +7,7 @@ import msgspec
 
 from services.provider_bridge.attempt_stream import attempt_stream
 from services.provider_bridge.handlers import AttemptHandlers
+from services.provider_bridge.outbound.directory import FixedProviders
 from shared.contracts.attempt import (
     AttemptAccepted,
     AttemptLeased,
@@ -54,7 +55,7 @@ async def _running_attempt(log: MemoryEventStore, attempt_id: UUID, job_id: UUID
 async def test_report_from_the_future_is_billed_up_to_now_only() -> None:
     log, attempt_id, job_id = MemoryEventStore(), new_id(), new_id()
     await _running_attempt(log, attempt_id, job_id)
-    handlers = AttemptHandlers(log, {}, lambda: NOW, lambda _attempt: None)
+    handlers = AttemptHandlers(log, FixedProviders([]), lambda: NOW, lambda _attempt: None)
     done = ReportMilestone(
         attempt_id=attempt_id, seq=9, report_type="done", data={"steps": 5}, at=NOW + timedelta(hours=3)
     )
