@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import inspect
 
-from shared.contracts import account, admin, artifact, attempt, catalogue, job, whatif, worker
+from shared.contracts import account, admin, artifact, attempt, catalogue, job, provider, whatif, worker
 from shared.contracts.catalogue import EVENT_TYPES
 from shared.contracts.envelope import CommandEnvelope, CommandReply, EventMetadata, RecordedEvent
 from shared.contracts.job import Command, Event
@@ -19,7 +19,7 @@ from tests.support.contract_structs import BEGAN, IDS, all_commands, any_of, ful
 from tests.support.depth import examples
 
 ANYTHING = inspect.AnyType()
-CONTRACTS = (account, admin, artifact, attempt, job, whatif, worker)
+CONTRACTS = (account, admin, artifact, attempt, job, provider, whatif, worker)
 """The modules that hold commands: importing them is what makes `all_commands` see them."""
 
 EVENTS = [pytest.param(kind, id=name) for name, kind in sorted(EVENT_TYPES.items())]

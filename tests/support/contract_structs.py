@@ -67,6 +67,7 @@ _PLAIN: Mapping[type[inspect.Type], st.SearchStrategy[Any]] = {
     inspect.BoolType: st.booleans(),
     inspect.FloatType: st.floats(allow_nan=False, allow_infinity=False),
     inspect.StrType: _texts,
+    inspect.BytesType: st.binary(max_size=12),
     inspect.UUIDType: st.sampled_from(IDS) | st.uuids(),
     inspect.DateTimeType: _moments,
 }
@@ -129,6 +130,7 @@ _SAMPLES: Mapping[type[inspect.Type], Callable[[str, bool], Any]] = {
     inspect.AnyType: lambda name, full: {"text": name, "numbers": [1, -2.5, 1e-07], "none": None} if full else None,
     inspect.CustomType: lambda name, full: name if full else None,
     inspect.BoolType: lambda _name, full: full,
+    inspect.BytesType: lambda name, full: name.encode() if full else b"",
     inspect.IntType: lambda _name, full: 9_007_199_254_740_993 if full else 0,  # more than a double can hold exactly
     inspect.FloatType: lambda _name, full: 0.1 if full else 0.0,
     inspect.StrType: lambda name, full: f'{name} "é" / \\ \n €\U0001f600' if full else "",

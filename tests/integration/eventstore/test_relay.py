@@ -103,7 +103,8 @@ async def test_events_arrive_in_log_order_with_everything_a_consumer_needs(
     assert [one.headers["Tw-Prev-In-Category"] for one in sent] == ["0", "1", "2", "0", "3", "5"]
     others = "artifact=0,attempt=0,dataset=0"
     assert [one.headers["Tw-Prev-Of-Each-Category"] for one in sent] == [
-        f"account={account},{others},job={job}" for account, job in [(0, 0), (0, 1), (0, 2), (0, 3), (4, 3), (4, 5)]
+        f"account={account},{others},job={job},provider=0,worker=0"
+        for account, job in [(0, 0), (0, 1), (0, 2), (0, 3), (4, 3), (4, 5)]
     ]
     store_id = await billing.store_id()
     assert [one.headers["Nats-Msg-Id"] for one in sent] == [f"{store_id}:{n}" for n in range(1, 7)]
