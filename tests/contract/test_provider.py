@@ -1,6 +1,6 @@
 """What the bridge relies on, whichever provider it talks to. Every implementation runs this whole file."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import get_args
 from uuid import UUID
@@ -38,6 +38,13 @@ def database(request: pytest.FixtureRequest) -> LogDatabase | None:
     """A database for those who need one."""
     wanted = request.node.callspec.params["case"] in ON_DATABASE
     return request.getfixturevalue("log_database") if wanted else None
+
+
+@pytest.fixture(autouse=True)
+def no_waits_between_tries() -> Iterator[None]:
+    """Reads are repeated as often as ever, but at once; tests/unit/provider_bridge/test_egress.py is about waits."""
+    with stamina.set_testing(True, attempts=3, cap=True):
+        yield
 
 
 @pytest.fixture(params=[*CASES, *ON_DATABASE])

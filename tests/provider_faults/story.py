@@ -8,6 +8,7 @@ from uuid import UUID
 
 import asyncpg
 import pytest
+import stamina
 
 from services.provider_bridge.domain.attempt_states import Absent, Ended, Forestalled
 from services.provider_bridge.domain.provider import OPEN_FOR
@@ -27,7 +28,12 @@ _HANGS = 0.15
 
 
 async def play(seed: int, pool: asyncpg.Pool) -> Verdict:
-    """One seed from its first attempt to the verdict."""
+    """One seed from its first attempt to the verdict. Reads are repeated as often as ever, but at once."""
+    with stamina.set_testing(True, attempts=3, cap=True):
+        return await _played(seed, pool)
+
+
+async def _played(seed: int, pool: asyncpg.Pool) -> Verdict:
     names = sorted(VENDORS)
     moment = Moment(datetime(2026, 11, 29, tzinfo=UTC) + timedelta(hours=seed))
     vendor = VENDORS[names[seed % len(names)]](moment)
