@@ -120,10 +120,10 @@ class Driver:
                 await step.start(state)
             case Accepted() | Running():
                 await step.observe(state)
-                await self._release_at_once(step, tag)
+                await self._release_at_once(step, provider, tag)
             case Ending():
                 await step.end(state.run)
-                await self._release_at_once(step, tag)
+                await self._release_at_once(step, provider, tag)
             case Ended():
                 await step.release(state)
             case Absent() | Forestalled():
@@ -131,8 +131,10 @@ class Driver:
             case _:
                 assert_never(state)
 
-    async def _release_at_once(self, step: "_Step", tag: Tag) -> None:
+    async def _release_at_once(self, step: "_Step", provider: Provider, tag: Tag) -> None:
         """What has just been seen to end is looked at now: later nobody can tell how long its machine was there."""
+        if provider.capabilities.metering != "machine":
+            return
         state = await self._leases.load(tag.attempt_id)
         if isinstance(state, Ended):
             await step.release(state)
