@@ -48,7 +48,15 @@ from services.provider_bridge.domain.attempt_states import (
 from services.provider_bridge.domain.provider_status import RunStatus, UnknownWord, read_word
 from services.provider_bridge.domain.run_spec import build_run_spec
 from services.provider_bridge.outbound.leases import JobIsOver, Leases
-from services.provider_bridge.outbound.ports import Provider, Providers, RunView, StartOrder, StartRefused, Tag
+from services.provider_bridge.outbound.ports import (
+    Provider,
+    Providers,
+    RunView,
+    StartOrder,
+    StartRefused,
+    Tag,
+    later_view,
+)
 from shared.clock import Clock
 
 MAX_START_EPOCHS = 10
@@ -269,7 +277,7 @@ class _Step:
 
     async def _look(self, ref: str) -> RunView | None:
         view = await self._provider.fetch(ref)
-        self._seen = _with_what_was_known(view, self._seen)
+        self._seen = later_view(view, self._seen)
         return view
 
     async def _released(self, ref: str | None) -> None:
@@ -348,18 +356,6 @@ class _Step:
         if isinstance(state, Ended) and not state.owes_release:
             self._log.info("bridge.attempt.ended", outcome=state.outcome)
             await self._leases.drop(self._tag.attempt_id)
-
-
-def _with_what_was_known(view: RunView | None, before: RunView | None) -> RunView | None:
-    """The newer view; what it does not tell (any more) is as it was."""
-    if view is None or before is None:
-        return view or before
-    return msgspec.structs.replace(
-        view,
-        started_at=view.started_at or before.started_at,
-        ended_at=view.ended_at or before.ended_at,
-        billed_s=before.billed_s if view.billed_s is None else view.billed_s,
-    )
 
 
 def _is_stale(found: RunView, run: Run) -> bool:

@@ -25,7 +25,7 @@ from services.provider_bridge.domain.attempt_states import (
 )
 from services.provider_bridge.domain.provider import EndOrphan, FindOrphan
 from services.provider_bridge.outbound.leases import Leases
-from services.provider_bridge.outbound.ports import OurRun, Provider, Providers, StaleEpoch, Tag
+from services.provider_bridge.outbound.ports import OurRun, Provider, Providers, RunView, StaleEpoch, Tag, later_view
 from services.provider_bridge.provider_stream import ProviderStreams
 from shared.clock import Clock
 from shared.contracts.attempt import ReportMilestone
@@ -61,6 +61,8 @@ class Sweeper:
         self._providers = providers
         self._streams = streams or ProviderStreams(store)
         self._clock = clock
+        self._views: dict[str, RunView | None] = {}
+        """Orphans as they were last seen: one that is gone shows nothing of itself any more."""
         self._cancel_grace_s = cancel_grace_s
 
     async def sweep(self) -> None:
@@ -114,6 +116,7 @@ class Sweeper:
                 started_at=run.started_at,
                 at=self._clock(),
             )
+            self._views[run.ref] = await provider.fetch(run.ref)
             await self._streams.execute(provider.name, found)
         elif isinstance(state, Ended):
             await self._note(run, state)
@@ -127,11 +130,12 @@ class Sweeper:
     async def _close(self, provider: Provider, orphan: ProviderOrphanFound) -> None:
         """Writes down what an orphan cost once it is gone, and until then ends it again."""
         state = await self._leases.load(orphan.attempt_id)
+        view = self._views[orphan.ref] = later_view(await provider.fetch(orphan.ref), self._views.get(orphan.ref))
         if not await provider.confirm_gone(orphan.ref):
             tag = Tag(attempt_id=orphan.attempt_id, epoch=orphan.epoch)
             await self._end(provider, _asking(tag, state), orphan.ref)
             return
-        view = await provider.fetch(orphan.ref)
+        del self._views[orphan.ref]
         job_id = None if isinstance(state, Absent | Forestalled) else run_of(state).request.job_id
         now = self._clock()
         ended = EndOrphan(

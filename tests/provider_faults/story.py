@@ -122,7 +122,8 @@ async def _cancel(world: World, hangs: bool) -> None:  # noqa: ARG001, FBT001 - 
 async def _vanish(world: World, hangs: bool) -> None:  # noqa: ARG001, FBT001 - every deed has this shape
     attempt_id = world.random.choice(list(world.plans))
     is_heard = await world.is_heard()  # what ends while the vendor does not answer is counted until it does
-    if world.random.random() < 0.3 and world.alive(attempt_id) and is_heard:
+    is_over = isinstance(await world.state(attempt_id), Ended)
+    if world.random.random() < 0.3 and world.alive(attempt_id) and is_heard and not is_over:
         world.vendor.case.vanish(attempt_id)
         world.plans[attempt_id].vanished = True
         await _see_the_end(world)
@@ -136,13 +137,16 @@ async def _hook(world: World, hangs: bool) -> None:  # noqa: ARG001, FBT001 - ev
 
 
 async def _start_late(world: World, hangs: bool) -> None:  # noqa: ARG001, FBT001 - every deed has this shape
-    """A start of a bridge that was paused arrives now: under an epoch that is over, or of an attempt nobody knows."""
-    known = [attempt_id for attempt_id in world.plans if await world.is_begun(attempt_id)]
-    if not world.provider.capabilities.can_cancel or not known or not await world.is_heard():
+    """A start of a bridge that was paused arrives now: of an attempt that has ended, or that nobody knows.
+
+    One beside a living run is tests/integration/provider_bridge/test_orphans.py: here it would be taken for the newest.
+    """
+    if not world.provider.capabilities.can_cancel or not await world.is_heard():
         return
-    attempt_id = world.random.choice([*known, new_id()])
+    over = [attempt_id for attempt_id in world.plans if isinstance(await world.state(attempt_id), Ended)]
+    offer = next(iter(world.plans.values())).offer
     with suppress(StartRefused, Unavailable):
-        await world.start_late(attempt_id, world.plans[known[0]].offer)
+        await world.start_late(world.random.choice([*over, new_id()]), offer)
 
 
 async def _train(world: World, hangs: bool) -> None:  # noqa: ARG001, FBT001 - every deed has this shape
@@ -169,12 +173,14 @@ _DEEDS: tuple[Callable[[World, bool], Awaitable[None]], ...] = (
 
 async def advance(world: World, attempt_id: UUID, plan: Plan, *, to_the_end: bool) -> None:
     """The trainer of the newest run goes on: hello, a checkpoint, and perhaps the end."""
+    if isinstance(await world.state(attempt_id), Ended):
+        return
     starts = world.vendor.case.starts(attempt_id)
     if starts > plan.begun:
         plan.begun = starts
         lines = world.lines(attempt_id)
         is_over = len(lines) == starts and lines[-1].ended is not None
-        if not is_over and not isinstance(await world.state(attempt_id), Ended):
+        if not is_over:
             world.vendor.case.begin(attempt_id)
     alive = world.alive(attempt_id)
     if not alive or alive[-1].ref in plan.done:

@@ -167,11 +167,6 @@ class World:
         await self.handlers.cancel(command, envelope(command))
         self.plans[attempt_id].cancelled = True
 
-    async def is_begun(self, attempt_id: UUID) -> bool:
-        """Whether a start was ever intended."""
-        state = await self.state(attempt_id)
-        return not isinstance(state, Absent | Forestalled) and run_of(state).intent_epoch > 0
-
     async def start_late(self, attempt_id: UUID, offer: Offer | None) -> None:
         """What a bridge of epoch 0 had asked for, long ago."""
         spec = stand_in.a_spec(attempt_id)

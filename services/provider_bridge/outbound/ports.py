@@ -142,6 +142,18 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     """Under which it was started; None = the provider keeps lower epochs out, so it is the newest intent's."""
 
 
+def later_view(view: RunView | None, before: RunView | None) -> RunView | None:
+    """The newer view of a run; what it does not tell (any more) is as it was."""
+    if view is None or before is None:
+        return view or before
+    return msgspec.structs.replace(
+        view,
+        started_at=view.started_at or before.started_at,
+        ended_at=view.ended_at or before.ended_at,
+        billed_s=before.billed_s if view.billed_s is None else view.billed_s,
+    )
+
+
 class OurRun(msgspec.Struct, frozen=True, kw_only=True):
     """A run of ours that is alive at the provider."""
 
