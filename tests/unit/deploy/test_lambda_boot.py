@@ -197,7 +197,7 @@ def test_an_entry_that_ends_before_the_trainer_began_is_told(machine: Machine) -
 
 
 def test_a_trainer_that_has_begun_is_left_to_report_by_itself(machine: Machine) -> None:
-    machine.entry(f'mkdir -p "{machine.root}/work/a"; echo "{{}}" > "{machine.root}/work/a/events.jsonl"; exit 70')
+    machine.entry('mkdir -p "$TUNEWRIGHT_WORK_DIR/a"; echo "{}" > "$TUNEWRIGHT_WORK_DIR/a/events.jsonl"; exit 70')
     _, code = machine.boot(FROM_GIT)
     assert code == 70
     assert machine.gateway.calls == []
