@@ -200,3 +200,16 @@ async def test_a_log_is_read_on_while_the_space_runs(hub: HuggingFace, provider:
     space.lines.append("two")
     second = await provider.logs(ref, first.cursor)
     assert (first.lines, second.lines) == (["one"], ["two"])
+
+
+async def test_a_proxys_page_in_answer_to_the_commit_is_no_start_and_the_next_one_starts_it(
+    hub: HuggingFace, provider: Provider
+) -> None:
+    order = an_order(a_tag())
+    hub.choose = lambda call: "html" if "/commit/" in call.path else None
+    with pytest.raises(Unavailable, match="JSON was due"):
+        await provider.submit(order)
+    assert not hub.starts
+    hub.choose = None
+    assert hub.spaces[await provider.submit(order)].stage == "BUILDING"
+    assert hub.starts == [order.tag.label(INSTALLATION)]

@@ -115,7 +115,7 @@ class SpacesProvider:
             ) from refused
         self._fences.check(order.tag)
         try:
-            await self._hub.egress.call(
+            committed = await self._hub.egress.call(
                 "POST",
                 f"/api/spaces/{ref}/commit/main",
                 content=_commit(files),
@@ -124,6 +124,8 @@ class SpacesProvider:
         except VendorRefused as refused:
             await self._delete(ref)
             raise StartRefused(f"The Hub does not take the Space's files: {refused.excerpt}") from refused
+        if not an_object(committed.json()).get("commitOid"):  # a page of something in between is no commit
+            raise Unavailable(f"the Hub does not say that {ref} has its files")
         self._since.setdefault(ref, None)
         return ref
 
