@@ -1,6 +1,7 @@
 """Commands on jobs, and the process that carries each job from fact to fact. Coordinates only; `domain/` decides."""
 
 from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
 from typing import assert_never
 from uuid import UUID
 
@@ -22,6 +23,8 @@ from shared.problems import Rejected, Unavailable
 
 JOB: Decider[Job, JobCommand] = Decider(initial=Absent(), evolve=evolve, decide=decide)
 ACTOR = "system:scheduler"
+FIRST_PRICES_WITHIN = timedelta(seconds=10)
+"""Counted from the submission: jobs wait for prices at the same time, and hold up the money of others no longer."""
 
 
 def job_stream(job_id: UUID) -> str:
@@ -105,6 +108,8 @@ class JobProcess:
         stream_id = UUID(recorded.stream.partition("-")[2])
         chooses = isinstance(event, JobSubmitted | JobDispatched) and job_process.is_placed_by_us(story.submitted)
         market = await self._market() if chooses else Market()
+        if isinstance(event, JobSubmitted) and chooses and not story.over:
+            self._wait_for_prices(event, market, recorded.recorded_at)
         at = recorded.recorded_at
         following = job_process.react(job_id, story, event, stream_id=stream_id, at=at, market=market)
         for outgoing in job_process.share(following, owner):
@@ -115,6 +120,11 @@ class JobProcess:
                     await self._ask(recorded, outgoing)
                 case _:
                     assert_never(outgoing)
+
+    def _wait_for_prices(self, event: JobSubmitted, market: Market, at: datetime) -> None:
+        """A job may be faster than its provider's first prices. Raises Unavailable while they may still come."""
+        if not job_process.is_priced(event, market) and self._clock() < at + FIRST_PRICES_WITHIN:
+            raise Unavailable(f"{event.provider} has not said yet what it costs")
 
     async def _story(self, job_id: UUID, position: int) -> Story:
         history = await self._store.read_stream(job_stream(job_id))

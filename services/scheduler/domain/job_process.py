@@ -164,6 +164,13 @@ def is_placed_by_us(submitted: JobSubmitted) -> bool:
     return submitted.provider != LOCAL or submitted.requirements is not None
 
 
+def is_priced(submitted: JobSubmitted, market: Market) -> bool:
+    """Whether anybody has said what a machine for this job costs; of one's own machines billing knows it."""
+    if submitted.provider in {LOCAL, placement.OWN_WORKERS}:
+        return True
+    return placement.likely_price(_need(submitted), market) is not None
+
+
 def told(events: Iterable[Event], since: Iterable[Event] = ()) -> Story:
     """The fold of a job's events up to the one at hand; `since` are those that came after it."""
     story = Story()

@@ -15,8 +15,9 @@ from services.billing.domain.pricing import Catalogue
 from services.billing.handlers import Accounts
 from services.billing.settings import Settings as BillingSettings
 from services.scheduler.app import build as build_scheduler
+from services.scheduler.domain.job_process import BILLING
 from services.scheduler.domain.placement import Market
-from services.scheduler.handlers import JobProcess
+from services.scheduler.handlers import FIRST_PRICES_WITHIN, JobProcess
 from services.scheduler.inbound.subscriptions import SHARES
 from services.scheduler.settings import Settings as SchedulerSettings
 from shared.clock import utc_now
@@ -25,7 +26,7 @@ from shared.contracts.account import FundsCaptured, FundsReleased, FundsReserved
 from shared.contracts.admin import ListParked, RebuildProjections, ReplayParked
 from shared.contracts.artifact import ConfirmArtifacts, PackDatasets
 from shared.contracts.attempt import CancelAttempt, RequestAttempt
-from shared.contracts.envelope import CommandReply
+from shared.contracts.envelope import CommandReply, EventMetadata
 from shared.contracts.job import (
     CancelJob,
     Command,
@@ -41,7 +42,10 @@ from shared.contracts.job import (
     ReadQueue,
     SubmitJob,
 )
+from shared.contracts.offers import Offer
+from shared.contracts.provider import ProviderOffersPublished
 from shared.contracts.subjects import BILLING_METERING
+from shared.eventstore.api import Append
 from shared.eventstore.postgres import PostgresEventStore
 from shared.ids import new_id
 from shared.messaging.commands import CommandSender
@@ -328,6 +332,42 @@ async def test_an_unknown_provider_is_refused_at_submit(running: World) -> None:
     with pytest.raises(Rejected) as refusal:
         await running.submit(provider="moon")
     assert refusal.value.code == "unknown_provider"
+
+
+async def test_a_job_that_is_faster_than_its_providers_first_prices_is_paid_for_when_they_come(
+    running: World, store_for: StoreFor
+) -> None:
+    job_id = await running.submit(provider="runpod", datasets=False)
+    offer = Offer(
+        provider="runpod", hardware="4090", gpu="RTX 4090", gpu_count=1, vram_gb=24, price_micro_usd_per_hour=690_000
+    )
+    published = ProviderOffersPublished(provider="runpod", offers=[offer], published_at=utc_now())
+    bridge = await store_for("provider_bridge")
+    meta = EventMetadata(actor="system:provider_bridge")
+    stream = f"provider-{uuid4()}"
+    await bridge.append(
+        Append(stream=stream, expected_version=0, events=[published], meta=meta, correlation_id=uuid4())
+    )
+    await running.sees(job_id, FundsReserved)
+    (reserved,) = [event for event in await running.events(job_id) if isinstance(event, FundsReserved)]
+    assert reserved.price_micro_usd_per_hour == 690_000
+
+
+async def test_a_job_whose_provider_names_no_price_in_time_is_refused_its_funds(
+    running: World, bus_server: EmbeddedNats, store_for: StoreFor
+) -> None:
+    job_id = await running.submit(provider="runpod", datasets=False)
+    (submitted,) = await running.log.read_correlated(job_id)
+    async with connected_bus(bus_server, "scheduler") as bus:
+        store, sender = await store_for("scheduler"), CommandSender(bus)
+        with pytest.raises(Unavailable, match="has not said yet"):
+            await JobProcess(store, sender, lambda: submitted.recorded_at, _no_market).react(submitted, BILLING)
+        too_late = submitted.recorded_at + FIRST_PRICES_WITHIN
+        await JobProcess(store, sender, lambda: too_late, _no_market).react(submitted, BILLING)
+    await running.sees(job_id, JobFailed)
+    (failed,) = [event for event in await running.events(job_id) if isinstance(event, JobFailed)]
+    assert failed.kind == "funds_refused"
+    assert "No price is known for provider runpod" in failed.message
 
 
 async def test_the_third_job_of_a_user_waits_for_a_slot_and_gets_it(running: World) -> None:
