@@ -57,7 +57,7 @@ class Bridges:
         async def answers() -> bool:
             assert process.poll() is None
             try:
-                await self.send(Ping(), new_id())
+                await self.send(Ping(), new_id(), timeout_s=1)  # the bus may give it to one that was just killed
             except Unavailable:
                 return False
             return True
@@ -73,9 +73,9 @@ class Bridges:
         self.processes.append(process)
         return process
 
-    async def send(self, command: Command, job_id: UUID) -> dict[str, Any]:
+    async def send(self, command: Command, job_id: UUID, *, timeout_s: float = 60) -> dict[str, Any]:
         """What the bridge answers."""
-        reply = await self._sender.send("provider_bridge", command, correlation_id=job_id, timeout_s=60)
+        reply = await self._sender.send("provider_bridge", command, correlation_id=job_id, timeout_s=timeout_s)
         return reply.data
 
     async def request(self, **plan: Any) -> UUID:
