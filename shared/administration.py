@@ -9,6 +9,7 @@ from shared.contracts.admin import ListParked, Ping, RebuildProjections, ReplayP
 from shared.contracts.envelope import CommandEnvelope, CommandReply
 from shared.contracts.job import Command
 from shared.eventstore.api import EventStore
+from shared.eventstore.outages import unavailable_on_outage
 from shared.messaging.commands import CommandHandler
 from shared.messaging.consumer import Consumer, Subscription
 from shared.messaging.parking import list_parked, replay_parked
@@ -16,7 +17,7 @@ from shared.projection import Projection, rebuild
 
 
 class Administration:
-    """Handlers for shared.contracts.admin on one service's parts."""
+    """Handlers for shared.contracts.admin on one service's parts; each raises Unavailable while Postgres is away."""
 
     def __init__(
         self,
@@ -47,16 +48,20 @@ class Administration:
         }
 
     async def _ping(self, _command: Ping, _envelope: CommandEnvelope) -> CommandReply:
-        lag = {name: await consumer.lag() for name, consumer in self._consumers.items()}
+        with unavailable_on_outage("the lag of its durables"):
+            lag = {name: await consumer.lag() for name, consumer in self._consumers.items()}
         return CommandReply(data={"service": self._service, "version": self._version, "lag": lag})
 
     async def _rebuild(self, _command: RebuildProjections, _envelope: CommandEnvelope) -> CommandReply:
-        rebuilt = await rebuild(self._pool, self._store, self._projections)
+        with unavailable_on_outage("rebuild"):
+            rebuilt = await rebuild(self._pool, self._store, self._projections)
         return CommandReply(data={"projections": [msgspec.to_builtins(one) for one in rebuilt]})
 
     async def _list_parked(self, _command: ListParked, _envelope: CommandEnvelope) -> CommandReply:
-        return CommandReply(data={"parked": await list_parked(self._pool)})
+        with unavailable_on_outage("what is parked"):
+            return CommandReply(data={"parked": await list_parked(self._pool)})
 
     async def _replay_parked(self, command: ReplayParked, _envelope: CommandEnvelope) -> CommandReply:
-        reason = await replay_parked(self._pool, self._store, self._subscriptions, command)
+        with unavailable_on_outage("what is parked"):
+            reason = await replay_parked(self._pool, self._store, self._subscriptions, command)
         return CommandReply(data={"replayed": reason is None, "reason": reason})
