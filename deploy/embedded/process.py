@@ -1,5 +1,6 @@
 """Child processes that cannot outlive their parent, and the ports and users they run with."""
 
+import atexit
 import ctypes
 import errno
 import os
@@ -76,6 +77,12 @@ def _mark(port: int) -> bool:
     if len(_marks) > _MARKS:
         _marks.popleft().close()
     return True
+
+
+@atexit.register
+def _unmark() -> None:
+    while _marks:
+        _marks.pop().close()
 
 
 def port_is_free(host: str, port: int) -> bool:

@@ -71,7 +71,7 @@ async def build(runtime: Runtime, settings: Settings) -> ServiceParts:
     parts = assemble(runtime, settings, providers, owner.name, driving, workers)
     streams = ProviderStreams(runtime.store)
     interval_s = settings.bridge_quote_interval_s
-    quoter = Quoter(providers, streams, runtime.clock, interval_s=interval_s)
+    quoter = Quoter(providers, streams, runtime.clock, interval_s=interval_s, limit_s=providers.run_limit_s)
     of_workers = Quoter(FixedProviders([own_workers]), streams, runtime.clock, interval_s=interval_s)
     worker_offers = WorkerOffers(of_workers.round)
     workers.changed = worker_offers.changed

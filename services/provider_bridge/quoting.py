@@ -1,7 +1,9 @@
 """Keeps what providers offer in the log: the scheduler places by it, billing sets money aside by it."""
 
 import asyncio
+from collections.abc import Callable
 
+import msgspec
 import structlog
 
 from services.provider_bridge.domain.provider import PublishOffers
@@ -19,13 +21,25 @@ log = structlog.stdlib.get_logger()
 
 
 class Quoter:
-    """Asks every provider that is set up, and writes down what has changed."""
+    """Asks every provider that is set up, and writes down what has changed.
 
-    def __init__(self, providers: Providers, streams: ProviderStreams, clock: Clock, *, interval_s: float) -> None:
+    `limit_s` says how long a run may take on a provider's machines as far as its settings go: no offer promises more.
+    """
+
+    def __init__(
+        self,
+        providers: Providers,
+        streams: ProviderStreams,
+        clock: Clock,
+        *,
+        interval_s: float,
+        limit_s: Callable[[str], int | None] = lambda _provider: None,
+    ) -> None:
         self._providers = providers
         self._streams = streams
         self._clock = clock
         self._interval_s = interval_s
+        self._limit_s = limit_s
         self._asked: set[str] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -64,7 +78,8 @@ class Quoter:
         except (Unavailable, CredentialRefused) as away:  # what it offered last stays, and its breaker says the rest
             log.warning("bridge.quote.failed", provider=provider.name, detail=str(away))
             return
-        await self._publish(provider.name, sorted(offers, key=_order))
+        limit_s = self._limit_s(provider.name)
+        await self._publish(provider.name, [_limited(offer, limit_s) for offer in sorted(offers, key=_order)])
 
     async def _publish(self, name: str, offers: list[Offer]) -> None:
         try:
@@ -75,6 +90,12 @@ class Quoter:
 
 def _order(offer: Offer) -> tuple[str, int, str, bool]:
     return (offer.hardware, offer.gpu_count, offer.region or "", offer.spot)
+
+
+def _limited(offer: Offer, limit_s: int | None) -> Offer:
+    if limit_s is None or (offer.max_run_s is not None and offer.max_run_s <= limit_s):
+        return offer
+    return msgspec.structs.replace(offer, max_run_s=limit_s)
 
 
 async def _pause(stop: asyncio.Event, limit_s: float) -> None:

@@ -47,6 +47,7 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
     api_base_url: str | None = None
     """Where its API is, instead of its own setting `api_url`."""
     max_runtime_minutes: int | None = None
+    """How long one of its machines may run; a run that needs longer saves, and goes on on the next one."""
 
     @property
     def checks_sender(self) -> bool:

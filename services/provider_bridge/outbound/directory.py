@@ -132,6 +132,12 @@ class ConfiguredProviders:
         """How a provider is set up; None for a built-in one, or one that nobody knows."""
         return self._standings.get(name)
 
+    def run_limit_s(self, name: str) -> int | None:
+        """How long one of its machines may run, as it is set; None if nobody has set that."""
+        standing = self._standings.get(name)
+        minutes = standing.settings.common.max_runtime_minutes if standing is not None else None
+        return minutes * 60 if minutes is not None else None
+
     def _found(self, name: str, user_id: str | None) -> _Made | None:
         return self._made.get((name, user_id)) or self._made.get((name, None))
 

@@ -172,6 +172,15 @@ async def test_the_same_settings_keep_the_adapter_and_others_replace_it(bench: B
     assert not second.closed
 
 
+async def test_the_longest_run_is_told_in_seconds_as_it_was_set(bench: Bench) -> None:
+    await bench.providers.refresh()
+    assert bench.providers.run_limit_s("acme") is None
+    await bench.configure(max_runtime_minutes=90)
+    await bench.providers.refresh()
+    assert bench.providers.run_limit_s("acme") == 5400
+    assert bench.providers.run_limit_s("nobody") is None
+
+
 async def test_checks_of_certificates_that_went_off_by_themselves_stop_the_provider(bench: Bench) -> None:
     """As a log written by hand would have it: by API it is refused."""
     bench.keep("a-key")

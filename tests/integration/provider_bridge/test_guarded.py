@@ -126,6 +126,18 @@ async def test_no_money_and_a_refused_key_suspend_the_provider_and_are_no_failur
     assert state.suspended.kind == "credentials_refused"
 
 
+async def test_no_offer_promises_a_longer_run_than_the_settings_allow(scene: Scene) -> None:
+    streams = ProviderStreams(scene.log)
+    for limit_s in (None, 3600, 7200):
+        quoter = Quoter(
+            FixedProviders([scene.bridge()]), streams, scene.moment, interval_s=60, limit_s={NAME: limit_s}.get
+        )
+        await quoter.round()
+        offers = (await streams.load(NAME)).offers
+        assert offers
+        assert {offer.max_run_s for offer in offers} == {limit_s}
+
+
 async def test_offers_are_written_once_and_stay_while_the_provider_does_not_answer(scene: Scene) -> None:
     streams = ProviderStreams(scene.log)
     quoter = Quoter(FixedProviders([scene.bridge()]), streams, scene.moment, interval_s=60)

@@ -170,6 +170,18 @@ async def test_a_space_that_has_paused_itself_costs_nothing_and_is_deleted_when_
     assert not hub.bill.open()
 
 
+async def test_a_proxys_page_in_answer_to_the_deletion_leaves_no_secrets_behind(
+    hub: HuggingFace, provider: Provider
+) -> None:
+    ref = await provider.submit(an_order(a_tag()))
+    hub.show_space(hub.spaces[ref], "PAUSED")
+    hub.choose = lambda call: "html" if call.path == "/api/repos/delete" else None
+    assert not await provider.confirm_gone(ref)
+    hub.choose = None
+    assert await provider.confirm_gone(ref)
+    assert ref not in hub.spaces
+
+
 async def test_spaces_of_the_account_that_are_not_ours_are_left_alone(hub: HuggingFace, provider: Provider) -> None:
     space = hub.add_space(f"{USER}/my-demo", {})
     hub.show_space(space, "RUNNING")

@@ -166,9 +166,10 @@ class SpacesProvider:
             return True
         if self._is_alive(space):
             return False
-        if self._tag(ref) is not None:
-            await self._delete(ref)
-        return True
+        if self._tag(ref) is None:
+            return True
+        await self._delete(ref)
+        return await self._space(ref) is None  # a page of something in between deletes nothing
 
     async def list_ours(self) -> list[OurRun]:
         """Spaces of this installation that are built, start or run."""
