@@ -27,7 +27,6 @@ from services.provider_bridge.outbound.guarded import GuardedProvider
 from services.provider_bridge.outbound.leases import Leases
 from services.provider_bridge.outbound.local import LocalOptions, LocalProvider
 from services.provider_bridge.outbound.network import read_network
-from services.provider_bridge.outbound.owner import OwnerName
 from services.provider_bridge.outbound.ports import Provider, Providers
 from services.provider_bridge.outbound.secret_sources import secret_chain
 from services.provider_bridge.outbound.vendors.catalogue import KINDS
@@ -45,6 +44,7 @@ from shared.contracts.subjects import PROVIDER_CHANGES
 from shared.messaging.connection import Bus
 from shared.service import Runtime, ServiceParts
 from shared.settings import SettingsError
+from shared.slots import Slot
 
 _RENEWALS_PER_LEASE = 3
 _INSTALLATION_DIGITS = 8
@@ -54,7 +54,7 @@ async def build(runtime: Runtime, settings: Settings) -> ServiceParts:
     """Commands, the read model and the reconciler's three loops."""
     options = _local_options(settings)
     local = LocalProvider(options)
-    owner = OwnerName.claim(options.state_dir, local.site)  # held until this process ends, however it ends
+    slot = Slot.claim(options.state_dir / "owners")  # held until this process ends, however it ends
     environ = inherited_environment()
     key = find_key(environ, options.state_dir)
     workers = WorkerStore(runtime.pool, runtime.store, runtime.clock, key)
@@ -68,7 +68,7 @@ async def build(runtime: Runtime, settings: Settings) -> ServiceParts:
         longest_run_s=settings.bridge_longest_run_s,
         report_grace_s=settings.bridge_report_grace_s,
     )
-    parts = assemble(runtime, settings, providers, owner.name, driving, workers)
+    parts = assemble(runtime, settings, providers, f"{local.site}/{slot.number}", driving, workers)
     streams = ProviderStreams(runtime.store)
     interval_s = settings.bridge_quote_interval_s
     quoter = Quoter(providers, streams, runtime.clock, interval_s=interval_s, limit_s=providers.run_limit_s)

@@ -26,9 +26,6 @@ log = structlog.stdlib.get_logger()
 async def build(runtime: Runtime, settings: Settings) -> ServiceParts:
     """Every part of storage, wired; nothing runs yet."""
     objects = open_objects(settings)
-    swept = await objects.sweep()
-    if swept:
-        log.info("storage.leftovers.removed", files=swept)
     limits = pack_limits(settings)
     packing = Packing(runtime.pool, runtime.store, folder_packer(objects, limits), runtime.clock, limits)
     storage = Storage(runtime.pool, runtime.store, objects, packing, runtime.bus.client, runtime.clock)

@@ -9,23 +9,26 @@ import errno
 import hashlib
 import os
 import shutil
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from pathlib import Path
 
 import msgspec
 import obstore
+import structlog
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from shared.ids import new_id
 from shared.problems import Rejected, Unavailable
+from shared.slots import Slot
 
 BLOCK_BYTES = 1024 * 1024
 """One thread hop per MiB: fewer would block the loop on a slow disk, more cost a third of the speed."""
 PART_BYTES = 8 * 1024 * 1024
 INCOMING = "incoming"
-LEFTOVER_AGE_S = 24 * 3600.0
+WRITERS = "writers"
+
+log = structlog.stdlib.get_logger()
 
 
 class Blob(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,19 +61,29 @@ class _Intake:
 class Objects:
     """Puts, finds and reads contents by address. Memory stays flat whatever the size of an object."""
 
-    def __init__(self, store: ObjectStore, *, local_root: Path | None, min_free_bytes: int) -> None:
+    def __init__(
+        self, store: ObjectStore, *, local_root: Path | None, min_free_bytes: int, incoming: str = INCOMING
+    ) -> None:
         self._store = store
         self._local_root = local_root
+        self._incoming = incoming
         self._min_free_bytes = min_free_bytes
 
     @classmethod
     def open(cls, *, root: str, url: str, min_free_bytes: int) -> "Objects":
-        """The store behind `url`, or the directory `root` when `url` is empty."""
+        """The store behind `url`, or the directory `root` when `url` is empty.
+
+        Processes that share a directory write at places of their own; what dead ones left half written is removed.
+        """
         if url:
             return cls(from_url(url), local_root=None, min_free_bytes=min_free_bytes)
         local_root = Path(root).absolute()
         local_root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return cls(LocalStore(local_root), local_root=local_root, min_free_bytes=min_free_bytes)
+        slot = Slot.claim(local_root / WRITERS)  # held until this process ends, however it ends
+        if removed := _remove_leftovers(local_root, slot):
+            log.info("storage.leftovers.removed", files=removed)
+        incoming = f"{INCOMING}/{slot.number}"
+        return cls(LocalStore(local_root), local_root=local_root, min_free_bytes=min_free_bytes, incoming=incoming)
 
     async def put(
         self,
@@ -89,7 +102,7 @@ class Objects:
         """
         self._check_room(expected_size_bytes or 0)
         intake = _Intake(with_md5=with_md5)
-        incoming = f"{INCOMING}/{new_id()}"
+        incoming = f"{self._incoming}/{new_id()}"
         checked = self._checked(blocks, intake, expected_sha256, expected_size_bytes)
         try:
             await obstore.put_async(
@@ -117,12 +130,6 @@ class Objects:
         found = await obstore.get_async(self._store, where, options={"range": (start, end)})
         async for block in found.stream(min_chunk_size=BLOCK_BYTES):
             yield bytes(block)
-
-    async def sweep(self) -> int:
-        """Removes what a process that was killed left half written more than a day ago; answers how many."""
-        if self._local_root is None:
-            return 0
-        return await asyncio.to_thread(_sweep_directory, self._local_root / INCOMING, time.time() - LEFTOVER_AGE_S)
 
     async def _checked(
         self,
@@ -213,12 +220,18 @@ def _sync_file(path: Path) -> None:
         os.close(handle)
 
 
-def _sweep_directory(directory: Path, before: float) -> int:
+def _remove_leftovers(local_root: Path, own: Slot) -> int:
+    """Empties the places of writers that live no more, our own predecessor's among them; answers how many files."""
     removed = 0
-    if not directory.is_dir():
-        return removed
-    for entry in list(directory.iterdir()):
-        if entry.stat().st_mtime < before:
-            entry.unlink(missing_ok=True)
-            removed += 1
+    for folder in (local_root / INCOMING).glob("*"):
+        if not folder.name.isdigit():
+            continue
+        number = int(folder.name)
+        slot = own if number == own.number else Slot.take(local_root / WRITERS, number)
+        if slot is None:
+            continue
+        removed += sum(1 for _ in folder.iterdir())
+        shutil.rmtree(folder)
+        if slot is not own:
+            slot.release()
     return removed

@@ -7,7 +7,6 @@ import pytest
 
 from services.provider_bridge.domain.attempt_commands import IntendStart, RecordAccepted
 from services.provider_bridge.outbound.leases import LeaseLost
-from services.provider_bridge.outbound.owner import OwnerName
 from shared.clock import utc_now
 from shared.contracts.attempt import AttemptLeased, AttemptStartIntended
 from shared.problems import Rejected
@@ -125,13 +124,3 @@ async def test_epochs_rise_above_the_history_even_when_the_lease_rows_are_lost(
         assert await a.leases.hold(attempt, await a.leases.load(attempt), a.site) == 1
         await a.leases.drop(attempt)
         assert await b.leases.hold(attempt, await b.leases.load(attempt), b.site) == 2
-
-
-def test_living_bridges_of_one_folder_have_different_names_and_a_free_name_is_given_again(tmp_path: Path) -> None:
-    first, second = OwnerName.claim(tmp_path, "x"), OwnerName.claim(tmp_path, "x")
-    assert first.name != second.name
-    first.release()
-    third = OwnerName.claim(tmp_path, "x")
-    assert third.name == first.name
-    second.release()
-    third.release()

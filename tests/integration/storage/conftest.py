@@ -48,8 +48,9 @@ class StorageServer:
         return await self.sender.send("storage", command, correlation_id=uuid4(), timeout_s=60)
 
     def stored_files(self) -> list[str]:
-        """Every file of the object store, as paths inside it."""
-        return sorted(str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file())
+        """Every file of the object store but the locks of its writers, as paths inside it."""
+        files = [path for path in self.root.rglob("*") if path.is_file() and path.suffix != ".lock"]
+        return sorted(str(path.relative_to(self.root)) for path in files)
 
     async def put(self, key: str, body: bytes, job_id: UUID, **headers: str) -> httpx.Response:
         """Uploads an object as the gateway does for a trainer."""

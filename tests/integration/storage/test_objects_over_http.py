@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import json
-import os
 import resource
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from services.storage.handlers import artifact_stream
 from shared.contracts import catalogue
 from shared.contracts.artifact import ArtifactStored, ConfirmArtifacts
 from shared.contracts.job import ArtifactRef
+from shared.slots import Slot
 from tests.integration.storage.conftest import TOKEN, StartStorage, StorageServer, until
 
 MIB = 1024**2
@@ -261,13 +261,14 @@ async def test_confirm_names_what_is_not_stored_with_that_digest(storage: Storag
     assert reply.data == {"missing": ["good"]}
 
 
-async def test_leftovers_of_a_killed_process_are_swept_at_the_next_start(
+async def test_leftovers_of_killed_processes_are_removed_at_the_next_start_and_those_of_living_ones_stay(
     start_storage: StartStorage, tmp_path: Path
 ) -> None:
-    incoming = tmp_path / "objects" / "incoming"
-    incoming.mkdir(parents=True)
-    (incoming / "old#1").write_bytes(b"half")
-    (incoming / "fresh#1").write_bytes(b"half")
-    os.utime(incoming / "old#1", (1, 1))
+    root = tmp_path / "objects"
+    living = Slot.claim(root / "writers")
+    for number in range(3):
+        (root / "incoming" / str(number)).mkdir(parents=True)
+        (root / "incoming" / str(number) / "half#1").write_bytes(b"half")
     storage = await start_storage()
-    assert storage.stored_files() == ["incoming/fresh#1"]
+    assert storage.stored_files() == ["incoming/0/half#1"]
+    living.release()

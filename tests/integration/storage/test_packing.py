@@ -226,10 +226,11 @@ async def test_a_killed_storage_is_followed_by_one_that_goes_on(
     packed = await result_of(heir, command)
     assert isinstance(packed, DatasetsPacked)
     assert packed.datasets[0].file_count == 61
+    assert await has_partial(Path(settings.storage_root)) is False
 
 
 async def has_partial(root: Path) -> bool:
-    return any((root / "incoming").glob("*"))
+    return any((root / "incoming").glob("*/*"))
 
 
 async def test_read_models_of_objects_come_out_equal_when_refolded(storage: StorageServer, pictures: Path) -> None:
