@@ -39,6 +39,7 @@ CODES: dict[str, str] = {
     "provider_not_found": "There is no such provider",
     "provider_not_configured": "The provider is not set up",
     "provider_refused": "The provider does not accept this",
+    "credential_in_use": "Runs still need this key",
     "ip_not_allowed": "This address may not send here",
     "invalid_signature": "The signature is not genuine",
     "invalid_token": "The token is not valid here",

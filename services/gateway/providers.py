@@ -87,10 +87,16 @@ class ProviderDesk:
         return msgspec.convert(reply.data, CredentialView)
 
     async def remove(
-        self, name: str, principal: Principal, *, credential: str | None = None, user_id: str | None = None
+        self,
+        name: str,
+        principal: Principal,
+        *,
+        credential: str | None = None,
+        user_id: str | None = None,
+        force: bool = False,
     ) -> None:
-        """Forgets a key; refuses with `not_found`."""
-        command = RemoveProviderCredential(provider=name, credential=credential, user_id=user_id)
+        """Forgets a key; refuses with `not_found`, and with `credential_in_use` unless forced."""
+        command = RemoveProviderCredential(provider=name, credential=credential, user_id=user_id, force=force)
         await self._send(command, principal, timeout_s=LOOK_UP_S)
 
     async def rotate(self, principal: Principal, *, user_id: str, provider: str | None) -> list[RotatedView]:

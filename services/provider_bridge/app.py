@@ -14,6 +14,7 @@ from services.provider_bridge.handlers import AttemptHandlers
 from services.provider_bridge.inbound.reconciler import Pace, Reconciler
 from services.provider_bridge.inbound.subscriptions import commands, provider_commands, subscription, worker_commands
 from services.provider_bridge.inbound.worker_watch import WatchPace, WorkerOffers, WorkerWatch
+from services.provider_bridge.live_runs import LiveRuns
 from services.provider_bridge.outbound.credential_key import find_key
 from services.provider_bridge.outbound.credentials import Credentials
 from services.provider_bridge.outbound.directory import (
@@ -76,7 +77,15 @@ async def build(runtime: Runtime, settings: Settings) -> ServiceParts:
     worker_offers = WorkerOffers(of_workers.round)
     workers.changed = worker_offers.changed
     about = provider_commands(
-        ProviderHandlers(streams, providers, credentials, runtime.clock, KINDS, quoter.ask),
+        ProviderHandlers(
+            streams,
+            providers,
+            credentials,
+            runtime.clock,
+            KINDS,
+            quote=quoter.ask,
+            live=LiveRuns(runtime.pool, runtime.store),
+        ),
         WebhookHandlers(runtime.store, runtime.pool, streams, providers, runtime.clock),
     )
     return msgspec.structs.replace(

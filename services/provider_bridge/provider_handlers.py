@@ -13,6 +13,7 @@ from services.provider_bridge.domain.provider_settings import (
     changed,
     read_settings,
 )
+from services.provider_bridge.live_runs import LiveRuns
 from services.provider_bridge.outbound.credentials import Credentials, StoredCredential
 from services.provider_bridge.outbound.directory import ConfiguredProviders, Standing, field_named
 from services.provider_bridge.outbound.egress import NetworkSettings
@@ -46,6 +47,8 @@ from shared.problems import Rejected, Unavailable
 from shared.settings import Secret
 
 MAX_SECRET_CHARS = 16_384
+MAX_TOLD = 20
+"""So many jobs are named in a refusal."""
 
 
 class ProviderHandlers:
@@ -58,10 +61,13 @@ class ProviderHandlers:
         credentials: Credentials,
         clock: Clock,
         kinds: Sequence[ProviderKind],
+        *,
         quote: Callable[[str], Awaitable[None]],
+        live: LiveRuns,
     ) -> None:
         """`quote(name)` learns what the provider offers now: a job may come right after a change."""
         self._quote = quote
+        self._live = live
         self._streams = streams
         self._providers = providers
         self._credentials = credentials
@@ -132,9 +138,11 @@ class ProviderHandlers:
         return CommandReply(position=done.position, data=msgspec.to_builtins(_credential_view(found[0])))
 
     async def remove(self, command: RemoveProviderCredential, envelope: CommandEnvelope) -> CommandReply:
-        """Forgets the secret, then says so in the log."""
+        """Forgets the secret, then says so in the log; refuses while runs need it, unless forced."""
         kind = self._kind(command.provider)
         fields = kind.credentials if command.credential is None else (_field(kind, command.credential),)
+        if not command.force and any(field.required for field in fields):
+            await self._refuse_in_use(kind.name, command.user_id)
         gone, position = 0, 0
         for field in fields:
             gone += await self._credentials.drop(kind.name, command.user_id, field.name)
@@ -147,6 +155,24 @@ class ProviderHandlers:
             raise Rejected("not_found", f"no credential of {kind.name} was stored here", provider=kind.name)
         await self._take_effect(kind)
         return CommandReply(position=position, data={"removed": gone})
+
+    async def _refuse_in_use(self, name: str, user_id: str | None) -> None:
+        """Another key, even one from another source, may be another account's: it finds none of these machines."""
+        provider = self._providers.of(name, user_id)
+        stored = any(one.provider == name and one.user_id == user_id for one in await self._credentials.all())
+        if provider is None or not stored or (user_id is not None and provider is self._providers.of(name)):
+            return
+        jobs = [
+            str(run.job_id) for run in await self._live.of(name) if self._providers.of(name, run.user_id) is provider
+        ]
+        if jobs:
+            raise Rejected(
+                "credential_in_use",
+                f"{len(jobs)} runs on {name} need this key: without it nobody looks after their machines. Cancel them "
+                "or wait for their end; with force=true it is forgotten all the same",
+                provider=name,
+                job_ids=jobs[:MAX_TOLD],
+            )
 
     async def credentials(self, command: ReadProviderCredentials, _envelope: CommandEnvelope) -> CommandReply:
         """What is known of stored secrets, without them."""

@@ -263,11 +263,15 @@ class StoreProviderCredential(Command, frozen=True, kw_only=True, tag="store_cre
 
 
 class RemoveProviderCredential(Command, frozen=True, kw_only=True, tag="remove_credential"):
-    """Forgets a secret that was given to us; refuses with `not_found` if there is none. `credential` None: all."""
+    """Forgets a secret that was given to us. `credential` None: all.
+
+    Refuses with `not_found` if there is none, and with `credential_in_use` while runs need it, unless forced.
+    """
 
     provider: str
     credential: str | None = None
     user_id: str | None = None
+    force: bool = False
 
 
 class ReadProviderCredentials(Command, frozen=True, kw_only=True, tag="read_credentials"):

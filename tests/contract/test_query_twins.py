@@ -159,6 +159,7 @@ ARGUMENTS: dict[str, Callable[[Draw], tuple[Any, ...]]] = {
     "bridge.drop_lease": lambda d: (d.id(),),
     "bridge.drop_ended_leases": lambda _: (),
     "bridge.due_attempts": lambda d: (d.word("one", "two"), ["x"], 100),
+    "bridge.live_attempts": lambda d: (d.word("local", "elsewhere"), d.random.randint(1, 9)),
     "bridge.insert_attempt": lambda d: (d.id(), d.id(), 1, "local", T0, d.new(), d.random.random() < 0.5),
     "bridge.change_attempt": lambda d: (
         d.id(),

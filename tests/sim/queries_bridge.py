@@ -113,6 +113,15 @@ def due_attempts(t: Transaction, owner: str, sites: Sequence[str], limit: int) -
 
 
 @twin(QUERIES, FAMILY)
+def live_attempts(t: Transaction, provider: str, limit: int) -> list[Row]:
+    """Attempts at a provider that have not ended or owe a machine's release, the newest first."""
+    live = [one for one in t.rows("attempts") if one["provider"] == provider]
+    live = [one for one in live if one["outcome"] is None or one["owes_release"]]
+    newest = sorted(live, key=lambda one: one["position"], reverse=True)
+    return [{"attempt_id": one["attempt_id"]} for one in newest[:limit]]
+
+
+@twin(QUERIES, FAMILY)
 def insert_attempt(
     t: Transaction,
     attempt_id: UUID,

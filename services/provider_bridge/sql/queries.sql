@@ -68,6 +68,13 @@ FROM leases l
 WHERE (l.owner = $1 OR l.lease_until <= clock_timestamp()) AND (l.site IS NULL OR l.site = ANY ($2::text[]))
 LIMIT $3;
 
+-- name: live_attempts
+-- Attempts at a provider that have not ended or owe a machine's release, the newest first.
+SELECT attempt_id FROM attempts
+WHERE provider = $1 AND (outcome IS NULL OR owes_release)
+ORDER BY position DESC
+LIMIT $2;
+
 -- name: insert_attempt
 -- A requested attempt.
 INSERT INTO attempts (attempt_id, job_id, attempt_number, provider, phase, epoch, requested_at, position, pays_machine)

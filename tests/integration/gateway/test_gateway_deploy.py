@@ -96,4 +96,12 @@ async def test_the_tutorials_submit_to_replicate_becomes_a_training_there(
         assert (again.json()["job_id"], again.json()["idempotent_hit"]) == (job_id, True)
         job = (await site.http.get(f"/api/cloud/jobs/{job_id}")).json()["job"]
         assert (job["provider"], job["job_type"]) == ("replicate", "cloud")
+        kept = await site.http.delete("/api/cloud/providers/replicate/token")
+        assert (kept.status_code, kept.json()["code"], kept.json()["job_ids"]) == (409, "credential_in_use", [job_id])
+        mine = {"provider": "replicate", "credential_name": "api_token", "value": "r8_mine"}
+        assert (await site.http.post("/api/users/ann/credentials", json=mine)).status_code == 200
+        nobodys = await site.http.delete("/api/users/ann/credentials/replicate/api_token")
+        assert nobodys.status_code == 200, "no run uses it"
+        forced = await site.http.delete("/api/cloud/providers/replicate/token?force=true")
+        assert forced.json()["success"] is True
         assert not [call for call in replicate.calls if REPLICATE_KEY in f"{call.path}{call.query}{call.body!r}"]

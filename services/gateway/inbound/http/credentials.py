@@ -124,9 +124,12 @@ async def delete_credential(
     credential_name: FromPath[str],
     parts: Parts,
     principal: Caller,
+    *,
+    force: FromQuery[bool] = False,
 ) -> CredentialRemoved:
-    """Forget a user's key."""
-    await parts.providers.remove(provider, principal, credential=credential_name, user_id=_user(user_id, principal))
+    """Forget a user's key; with `force` even while runs need it, which nobody can end then."""
+    whose = _user(user_id, principal)
+    await parts.providers.remove(provider, principal, credential=credential_name, user_id=whose, force=force)
     return CredentialRemoved()
 
 

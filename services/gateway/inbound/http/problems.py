@@ -46,6 +46,7 @@ STATUS: dict[str, int] = {
     "version_conflict": 409,
     "attempt_superseded": 409,
     "stale_epoch": 409,
+    "credential_in_use": 409,
     "worker_busy": 409,
     "payload_too_large": 413,
     "idempotency_key_reused": 422,

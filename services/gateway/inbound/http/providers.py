@@ -175,10 +175,15 @@ async def put_token(
 
 @delete("/providers/{provider:str}/token", status_code=OK)
 async def delete_token(
-    provider: FromPath[str], parts: Parts, principal: Caller, credential_name: FromQuery[str | None] = None
+    provider: FromPath[str],
+    parts: Parts,
+    principal: Caller,
+    credential_name: FromQuery[str | None] = None,
+    *,
+    force: FromQuery[bool] = False,
 ) -> SaveTokenResponse:
-    """Forget what was stored for everybody."""
-    await parts.providers.remove(provider, principal, credential=credential_name)
+    """Forget what was stored for everybody; with `force` even while runs need it, which nobody can end then."""
+    await parts.providers.remove(provider, principal, credential=credential_name, force=force)
     return SaveTokenResponse()
 
 
