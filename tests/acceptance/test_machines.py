@@ -128,7 +128,7 @@ def test_a_job_whose_pod_is_taken_away_finishes_on_another_provider_from_its_las
     site: Site, pictures: Path
 ) -> None:
     """It may run anywhere: the pod is the cheaper one; then RunPod has none left, and Lambda is next."""
-    system, every, steps = site.system, 100, 1500
+    system, every, steps = site.system, 100, 600
     short: dict[str, Any] = {"max_train_steps": steps, "checkpointing_steps": every, "validation_disable": True}
     body = demo_body(pictures, **short, train_batch_size=2, disable_benchmark=True)
     for provider in ("runpod", "lambda"):
