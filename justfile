@@ -99,10 +99,10 @@ test: setup setup-trainer setup-vendors check && test-system
 test-parts *options: setup
     {{ python }} -m pytest tests --ignore=tests/trainer --ignore=tests/vendors --ignore=tests/acceptance -n 3 --dist loadfile -q {{ options }}
 
-# The whole system as a person runs it, with real training
+# The whole system as a person runs it, with real training; two workers
 [group('test')]
 test-system *options: setup setup-trainer setup-vendors
-    {{ python }} -m pytest tests/acceptance -q {{ options }}
+    {{ python }} -m pytest tests/acceptance -n 2 --dist loadfile -q {{ options }}
 
 # The provider entries under the vendors' own programs, on loopback; two workers
 [group('test')]

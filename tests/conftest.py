@@ -1,5 +1,6 @@
 """The real servers every integration test shares: one Postgres and one NATS per session, a fresh database per test."""
 
+import os
 import shutil
 import tempfile
 import uuid
@@ -19,6 +20,8 @@ pytest_plugins = ["tests.support.log", "tests.support.bus"]
 
 NATS_USER = NatsUser("tests", "tests")
 
+# Trainers of several tests share the cores: with a thread for each core they mostly wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 load_profile()  # before the first test module is read: its decorators take what is loaded
 
 
